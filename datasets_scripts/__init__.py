@@ -1,0 +1,1 @@
+"""Corpora and tasks as datasets with one schema per task."""

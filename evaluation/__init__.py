@@ -1,0 +1,1 @@
+"""Metrics, intervals, the robustness protocol, retrieval and reports."""

@@ -1,0 +1,1 @@
+"""RMCL vision-and-language models: configurations, encoders, heads and losses."""

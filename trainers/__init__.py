@@ -1,0 +1,1 @@
+"""Trainers, collators and the scripts that start a run."""
