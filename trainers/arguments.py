@@ -1,0 +1,61 @@
+"""Arguments of the RMCL trainer on top of Transformers' `TrainingArguments`."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+
+from .recipe import check_keys
+
+VIEWS = ("image", "text", "both")
+
+
+@dataclass
+class RMCLArguments(TrainingArguments):
+    """`TrainingArguments` plus what is RMCL's own; encoder and projector sizes are in `RMCLViltConfig`."""
+
+    views: list[str] = field(
+        default_factory=lambda: ["image", "text"],
+        metadata={"help": "Attacked views in the loss: image, text (thesis) and both (the author's third term)."},
+    )
+    reduction: str = field(
+        default="sum", metadata={"help": "How the views' losses combine: sum (thesis Eq. 2.9, 2.10) or mean (author)."}
+    )
+    queue_init: str = field(
+        default="unit", metadata={"help": "First negatives of MoCo: unit vectors, or gaussian as the author's code."}
+    )
+    barlow_center: bool = field(
+        default=True, metadata={"help": "Standardise by mean and std; False is the thesis's printed Eq. 2.4."}
+    )
+    pretraining_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of ViLT's own objectives kept beside the contrastive loss; the thesis uses none."},
+    )
+
+    def __post_init__(self) -> None:
+        """Check RMCL's own fields, then Transformers'."""
+        unknown = [view for view in self.views if view not in VIEWS]
+        if unknown or not self.views:
+            raise ValueError(f"views must be a non-empty subset of {list(VIEWS)}, got {self.views}.")
+        if self.reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction must be 'sum' or 'mean', got {self.reduction!r}.")
+        super().__post_init__()
+
+
+def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dict[str, Any]) -> Any:
+    """Build `cls` from a recipe's `training` section with the defaults that every stage here shares.
+
+    Raises:
+        ValueError: If a key is not an argument; the nearest one is suggested.
+    """
+    check_keys(given, [item.name for item in fields(cls) if item.init], "training")
+    shared = {
+        "remove_unused_columns": False,  # the collators read the columns
+        "report_to": "none",
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "adam_beta2": 0.98,  # ViLT's optimiser
+        "weight_decay": 0.01,
+        "lr_scheduler_type": "linear",
+    }
+    return cls(output_dir=output_dir, **{**shared, **given})

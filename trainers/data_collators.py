@@ -1,0 +1,156 @@
+"""From examples (pictures and sentences) to the tensors of a step."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rmcl_hub.datasets_scripts.images import ImageTooLargeError, UnreadableImageError, decode_image
+from torch import Tensor
+from transformers import DataCollatorForLanguageModeling, ProcessorMixin
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+
+
+class PairCollator:
+    """Clean batch of image-caption pairs: `pixel_values`, `pixel_mask`, `input_ids`, `attention_mask`, `text`.
+
+    A pair whose image cannot be read is replaced by another pair of the same batch, so that batches keep their size on
+    every process; it is counted in `unreadable` and logged. More than `max_unreadable` stop the run.
+
+    Args:
+        processor: ViLT processor (image processor and fast tokenizer).
+        max_text_length: Word pieces kept, special tokens included.
+        max_unreadable: Images that may be skipped before the run stops (per data-loader worker).
+        draw_caption: Draw one of an image's captions with the global torch RNG; else take the first.
+    """
+
+    def __init__(
+        self, processor: ProcessorMixin, max_text_length: int = 40, max_unreadable: int = 10, draw_caption: bool = True
+    ) -> None:
+        self.processor = processor
+        self.max_text_length = max_text_length
+        self.max_unreadable = max_unreadable
+        self.draw_caption = draw_caption
+        self.unreadable: list[str] = []
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate dataset rows with `image`, `image_id` and `captions`."""
+        examples, images = self.readable(examples, "image")
+        return {**self.encode(images, [self._caption(example) for example in examples])}
+
+    def encode(self, images: list[Any], texts: list[str]) -> Batch:
+        """Process pictures and sentences; `text` keeps the raw sentences for the word attacks."""
+        pixels = self.processor.image_processor(images, return_tensors="pt")
+        tokens = self.processor.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_text_length, return_tensors="pt"
+        )
+        return {
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+            "token_type_ids": torch.zeros_like(tokens["input_ids"]),
+            "pixel_values": pixels["pixel_values"],
+            "pixel_mask": pixels["pixel_mask"],
+            "text": texts,
+        }
+
+    def readable(self, examples: Sequence[dict[str, Any]], *columns: str) -> tuple[list[dict[str, Any]], list[Any]]:
+        """Examples and their decoded images (column by column in one list), unreadable ones replaced."""
+        good, images = [], []
+        for example in examples:
+            try:
+                images.append([decode_image(example[column], example.get("image_id", "?")) for column in columns])
+                good.append(example)
+            except (UnreadableImageError, ImageTooLargeError) as error:
+                self._skip(error)
+        if not good:
+            raise UnreadableImageError(
+                f"None of the {len(examples)} images of a batch can be read; the first was {self.unreadable[0]!r}. "
+                "Check the data with the dataset's own checksum or build it again."
+            )
+        rows = [index % len(good) for index in range(len(examples))]
+        return [good[row] for row in rows], [image for row in rows for image in images[row]]
+
+    def _skip(self, error: Exception) -> None:
+        self.unreadable.append(str(error))
+        logger.warning("Skipped (%d so far, limit %d): %s", len(self.unreadable), self.max_unreadable, error)
+        if len(self.unreadable) > self.max_unreadable:
+            raise RuntimeError(
+                f"{len(self.unreadable)} images cannot be read, max_unreadable is {self.max_unreadable}. "
+                f"First: {self.unreadable[0]}. Repair the data, or raise data.max_unreadable to go on without them."
+            ) from error
+
+    def _caption(self, example: dict[str, Any]) -> str:
+        captions = [caption for caption in example["captions"] if caption and caption.strip()]
+        if not captions:
+            raise ValueError(
+                f"Image {example.get('image_id', '?')!r} has no caption with words; drop such rows before training."
+            )
+        if not self.draw_caption:
+            return captions[0]
+        return captions[int(torch.randint(len(captions), ()))]
+
+
+class PretrainingCollator(PairCollator):
+    """Pairs plus the fields of ViLT's own objectives: masked words, and which image each text is matched with.
+
+    Half of the texts, an exact half then shuffled as ViLT's code does, are matched with the image of another pair of
+    the batch; no further image is read.
+    """
+
+    def __init__(self, processor: ProcessorMixin, mlm_probability: float = 0.15, **kwargs: Any) -> None:
+        super().__init__(processor, **kwargs)
+        self.masking = DataCollatorForLanguageModeling(processor.tokenizer, mlm_probability=mlm_probability)
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate rows with `image`, `image_id` and `captions`."""
+        batch = super().__call__(examples)
+        del batch["text"]
+        special = _special_tokens(batch["input_ids"], self.processor.tokenizer)
+        masked, labels = self.masking.torch_mask_tokens(batch["input_ids"].clone(), special)
+        return {**batch, "mlm_input_ids": masked, "mlm_labels": labels, **_match(len(examples))}
+
+
+class QuestionCollator(PairCollator):
+    """Questions about one image; `labels` are soft scores over the fixed answers, shape `(batch, answers)`."""
+
+    def __init__(self, processor: ProcessorMixin, answers: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(processor, **kwargs)
+        self.answer_ids = {answer: index for index, answer in enumerate(answers)}
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate rows with `image`, `question`, `answers` and `scores`."""
+        examples, images = self.readable(examples, "image")
+        labels = torch.zeros(len(examples), len(self.answer_ids))
+        for row, example in enumerate(examples):
+            for answer, score in zip(example["answers"], example["scores"], strict=True):
+                if answer in self.answer_ids:  # rare answers are outside the fixed list, as in VQA
+                    labels[row, self.answer_ids[answer]] = score
+        return {**self.encode(images, [example["question"] for example in examples]), "labels": labels}
+
+
+class StatementCollator(PairCollator):
+    """NLVR2-like statements about two images; `pixel_values (batch, 2, 3, H, W)`, `labels (batch,)` 1 = true."""
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate rows with `left_image`, `right_image`, `statement` and `label`."""
+        examples, images = self.readable(examples, "left_image", "right_image")
+        batch = self.encode(images, [example["statement"] for example in examples])
+        for name in ("pixel_values", "pixel_mask"):
+            batch[name] = batch[name].unflatten(0, (len(examples), 2))  # (batch, 2, ...)
+        return {**batch, "labels": torch.tensor([int(example["label"]) for example in examples])}
+
+
+def _special_tokens(input_ids: Tensor, tokenizer: Any) -> Tensor:
+    return torch.isin(input_ids, torch.tensor(tokenizer.all_special_ids))
+
+
+def _match(size: int) -> dict[str, Tensor]:
+    """Which image each text meets in the matching pass, and whether that is its own."""
+    own = torch.arange(size)
+    false = torch.randperm(size)[: size // 2]
+    image = own.clone()
+    image[false] = (false + torch.randint(1, max(size, 2), (len(false),))) % size
+    return {"itm_image_index": image, "itm_labels": (image == own).long()}
