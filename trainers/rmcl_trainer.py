@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rmcl_hub.attacks.base import Attack, AttackResult, JointObjective, model_inputs
+from rmcl_hub.attacks.base import Attack, AttackResult, JointObjective, frozen, model_inputs
 from rmcl_hub.modeling_rmcl.contrastive_losses import (
     barlow_twins_loss,
     barlow_twins_loss_per_example,
@@ -68,7 +68,7 @@ class RMCLTrainer(GuardedTrainer):
     ) -> Any:
         """One RMCL step without the optimiser: keys, attacks, queries, loss."""
         encoder = self.accelerator.unwrap_model(model)
-        with _evaluating(encoder):
+        with frozen(encoder):
             key = self._embed_keys(encoder, inputs)
             objective, batch = self._objective(encoder, inputs, key)
             views = self._attack(objective, batch)
@@ -210,17 +210,3 @@ class _KeyBranchCallback(TrainerCallback):
             state_dict = {name: value.contiguous() for name, value in self.trainer.key_branch.state_dict().items()}
             save_file(state_dict, Path(args.output_dir) / f"checkpoint-{state.global_step}" / KEY_BRANCH_FILE)
 
-
-class _evaluating:
-    """Every module in eval mode inside the block, and as it was after it: attacks and keys see no dropout."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modes = {module: module.training for module in model.modules()}
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: Any) -> None:
-        for module, mode in self.modes.items():
-            module.training = mode
