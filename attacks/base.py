@@ -1,0 +1,152 @@
+"""What every attack shares: the batch, the objective that it maximises, and what it hands back.
+
+An attack knows no task and no trainer. It receives a batch and an objective, and searches for a batch on which the
+objective is larger.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from .threat_model import ThreatModel
+
+Batch: TypeAlias = Mapping[str, Any]
+"""Field name to tensor `(batch, ...)` or to a list of `batch` items (the strings under `text`)."""
+
+Objective: TypeAlias = Callable[[Batch], Tensor]
+"""Loss per example, shape `(batch,)`, which an attack maximises."""
+
+
+MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "inputs_embeds",
+    "pixel_values",
+    "pixel_mask",
+)
+"""Batch fields that a ViLT-like model's `forward` takes; the rest (`text`, targets) is for objectives and attacks."""
+
+
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """Select the fields of a batch that a model's `forward` takes; `inputs_embeds` displaces `input_ids`."""
+    names = [name for name in MODEL_INPUTS if name in batch]
+    return {name: batch[name] for name in names if name != "input_ids" or "inputs_embeds" not in batch}
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """An adversarial batch and what it cost.
+
+    Attributes:
+        batch: The caller's fields, with the attacked ones replaced. Unattacked tensors are shared with the caller's.
+        loss_before: Objective of the clean examples, shape `(batch,)`, detached.
+        loss_after: Objective of the adversarial examples, shape `(batch,)`, detached.
+        forwards: Example rows sent through the objective's encoder.
+        backwards: Example rows differentiated with respect to an input.
+    """
+
+    batch: dict[str, Any]
+    loss_before: Tensor
+    loss_after: Tensor
+    forwards: int
+    backwards: int
+
+
+class Attack(Protocol):
+    """Anything that turns a batch and an objective into an `AttackResult`.
+
+    An attack leaves the parameters, their `.grad`, the global random state and the caller's batch as it found them.
+    It needs no labels: what counts as damage is the objective's business.
+    """
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """What the attack is allowed to do."""
+        ...
+
+    def __call__(self, batch: Batch, objective: Any) -> AttackResult:
+        """Search for the batch near `batch` with the largest objective."""
+        ...
+
+
+@dataclass(frozen=True)
+class JointObjective:
+    """An objective taken apart at the joint embedding, which is what an attack on words needs to see.
+
+    Attributes:
+        embed: Batch to joint embedding `(batch, dim)`. Must accept `inputs_embeds (batch, length, hidden)` in place of
+            `input_ids`, and embed every row independently of the other rows.
+        loss: (embedding `(batch, dim)`, batch) to loss per example `(batch,)`, to be maximised.
+        word_embeddings: The encoder's word embedding layer, `model.get_input_embeddings()`.
+    """
+
+    embed: Callable[[Batch], Tensor]
+    loss: Callable[[Tensor, Batch], Tensor]
+    word_embeddings: nn.Module
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Loss per example of a batch, shape `(batch,)`."""
+        return self.loss(self.embed(batch), batch)
+
+
+def select_rows(batch: Batch, rows: Sequence[int]) -> dict[str, Any]:
+    """Take (or repeat) examples of a batch: tensors by index, lists item by item."""
+    index = torch.as_tensor(rows, dtype=torch.long)
+    return {
+        name: values.index_select(0, index.to(values.device))
+        if isinstance(values, Tensor)
+        else [values[row] for row in index.tolist()]
+        for name, values in batch.items()
+    }
+
+
+def check_losses(losses: Any, batch_size: int) -> Tensor:
+    """Return `losses` if there is one per example.
+
+    Raises:
+        ValueError: If the objective returned anything but a tensor of shape `(batch_size,)`.
+    """
+    if isinstance(losses, Tensor) and losses.shape == (batch_size,):
+        return losses
+    got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+    raise ValueError(
+        f"The objective must return one loss per example, shape ({batch_size},), but returned {got}; "
+        "compute it with reduction='none' and average every dimension except the first."
+    )
+
+
+def isolated_rng(tensor: Tensor) -> AbstractContextManager[None]:
+    """Restore the random state of the CPU, and of the accelerator `tensor` lives on, when the context ends."""
+    if tensor.device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[tensor.device], device_type=tensor.device.type)
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode and constant parameters inside the context; every flag is put back afterwards.
+
+    An attack sees the model only through the objective. Whoever owns the model wraps the attack in this context: no
+    dropout, no update of batch statistics, and no memory kept for parameter gradients, which nobody asks for.
+    """
+    parts = list(dict.fromkeys(part for module in modules for part in module.modules()))
+    training = [part.training for part in parts]
+    trainable = [
+        parameter for part in parts for parameter in part.parameters(recurse=False) if parameter.requires_grad
+    ]
+    try:
+        for part in parts:
+            part.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for part, mode in zip(parts, training, strict=True):
+            part.training = mode
+        for parameter in trainable:
+            parameter.requires_grad_(True)
