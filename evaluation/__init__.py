@@ -1,1 +1,3 @@
-"""Metrics, intervals, the robustness protocol, retrieval and reports."""
+"""Honest evaluation: pure metrics, intervals, the attack loop, retrieval, comparisons, report and model
+card.
+"""
