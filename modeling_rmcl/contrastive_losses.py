@@ -74,37 +74,37 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, lambda_param: float = 5e-3, cent
 
 
 def barlow_twins_loss_per_example(
-    attacked: Tensor, clean_query: Tensor, key: Tensor, lambda_param: float = 5e-3
+    attacked: Tensor, rows: Tensor, clean: Tensor, key: Tensor, lambda_param: float = 5e-3
 ) -> Tensor:
-    """Barlow Twins loss of the batch if only this one example were attacked, for every example.
+    """Barlow Twins loss of a clean batch in which one example alone is replaced by its attacked embedding.
 
     The adversary needs one number per example; the Barlow loss is one number per batch. This is the exact value of
-    that batch loss with row i of the clean batch replaced by its attacked embedding, standardised by the clean batch,
-    so no example's score depends on how its neighbours are attacked. The first-order change of C is rank one, which
-    keeps the cost at O(batch * dim) per example.
+    that batch loss with row `rows[i]` replaced, standardised by the clean batch, so that no example's score depends on
+    how its neighbours are attacked. Replacing one row changes C by a rank-one matrix, which keeps the cost at
+    O(batch * dim) per attacked embedding.
 
     Args:
-        attacked: Embeddings under attack, shape `(batch, dim)`; carries gradient.
-        clean_query: Clean embeddings of the same rows from the query branch, shape `(batch, dim)`; constants.
-        key: Clean embeddings of the same rows from the key branch, shape `(batch, dim)`; constants.
+        attacked: Embeddings under attack, shape `(candidates, dim)`; carries gradient.
+        rows: Row of the clean batch that each one replaces, long, shape `(candidates,)`.
+        clean: Clean embeddings of the query branch, shape `(batch, dim)`; constants.
+        key: Clean embeddings of the key branch, shape `(batch, dim)`; constants.
         lambda_param: Weight of the off-diagonal term.
 
     Returns:
-        Losses, shape `(batch,)`.
+        Losses, shape `(candidates,)`.
     """
-    _check_pair(attacked, clean_query)
-    _check_pair(clean_query, key)
-    reference, key = clean_query.detach(), _standardise(key.detach(), center=True)
-    mean, inverse_std = reference.mean(dim=0), (reference.var(dim=0, unbiased=False) + 1e-5).rsqrt()
-    clean = (reference - mean) * inverse_std  # (batch, dim)
-    shift = ((attacked - mean) * inverse_std - clean) / len(clean)  # (batch, dim): C changes by outer(shift_i, key_i)
-    diagonal = (clean * key).mean(dim=0)  # (dim,)
-    moved_diagonal = diagonal + shift * key  # (batch, dim)
-    # ||C + s k^T||^2 = ||C||^2 + 2 s^T C k + |s|^2 |k|^2, with s^T C k = mean_n (s . clean_n)(key_n . k)
-    cross = ((shift @ clean.T) * (key @ key.T)).mean(dim=1)  # (batch,)
-    total = _squared_correlation(clean, key) + 2 * cross + shift.square().sum(1) * key.square().sum(1)
-    off_diagonal = total - moved_diagonal.square().sum(dim=1)
-    return (1 - moved_diagonal).square().sum(dim=1) + lambda_param * off_diagonal
+    _check_pair(clean, key)
+    clean, key = clean.detach(), _standardise(key.detach(), center=True)
+    mean, inverse_std = clean.mean(dim=0), (clean.var(dim=0, unbiased=False) + 1e-5).rsqrt()
+    clean = (clean - mean) * inverse_std  # (batch, dim)
+    shift = ((attacked - mean) * inverse_std - clean[rows]) / len(clean)  # (candidates, dim)
+    own_key = key[rows]  # (candidates, dim): C changes by outer(shift, own_key)
+    diagonal = (clean * key).mean(dim=0) + shift * own_key  # (candidates, dim)
+    # ||C + s k^T||^2 = ||C||^2 + 2 s^T C k + |s|^2 |k|^2, where s^T C k = mean_n (s . clean_n)(key_n . k)
+    cross = ((shift @ clean.T) * (own_key @ key.T)).mean(dim=1)  # (candidates,)
+    total = _squared_correlation(clean, key) + 2 * cross + shift.square().sum(1) * own_key.square().sum(1)
+    off_diagonal = total - diagonal.square().sum(dim=1)
+    return (1 - diagonal).square().sum(dim=1) + lambda_param * off_diagonal
 
 
 def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float = 0.1) -> Tensor:

@@ -6,19 +6,20 @@ from .configuration_rmcl import RMCLViltConfig
 
 
 class MoCoProjector(nn.Module):
-    """`hidden -> hidden -> dim` with LayerNorm and ReLU between, as the thesis author trained it.
+    """`hidden -> inner -> dim` with LayerNorm and ReLU between, as the thesis author trained it (inner = hidden).
 
     Shape:
         `(batch, hidden_size)` to `(batch, projection_dim)`, not normalised.
     """
 
-    def __init__(self, hidden_size: int, projection_dim: int) -> None:
+    def __init__(self, hidden_size: int, projection_dim: int, inner_size: int | None = None) -> None:
         super().__init__()
+        inner_size = inner_size or hidden_size
         self.layers = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size),
-            nn.LayerNorm(hidden_size),
+            nn.Linear(hidden_size, inner_size),
+            nn.LayerNorm(inner_size),
             nn.ReLU(),
-            nn.Linear(hidden_size, projection_dim, bias=False),
+            nn.Linear(inner_size, projection_dim, bias=False),
         )
 
     def forward(self, joint_representation: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def build_projector(config: RMCLViltConfig) -> nn.Module:
         ValueError: If the name is neither `"moco"` nor `"barlow_twins"`.
     """
     if config.projector == "moco":
-        return MoCoProjector(config.hidden_size, config.projection_dim)
+        return MoCoProjector(config.hidden_size, config.projection_dim, config.projection_hidden_size)
     if config.projector == "barlow_twins":
         return BarlowTwinsProjector(config.hidden_size, config.projection_dim)
     raise ValueError(f"config.projector must be 'moco' or 'barlow_twins', got {config.projector!r}.")
