@@ -1,0 +1,125 @@
+"""Clean captions out of the raw metadata of OpenMoji, emoji-datasource and openclipart (used when the set is built)."""
+
+import html
+import re
+from collections import Counter
+
+TONE_WORDS = ("light", "medium-light", "medium", "medium-dark", "dark")
+"""The five Fitzpatrick modifiers U+1F3FB to U+1F3FF, in code point order (OpenMoji numbers them 1 to 5)."""
+
+MAX_KEYWORDS = 12
+MAX_DESCRIPTION_WORDS = 15
+_PERSON_WORDS = frozenset("man woman men women boy girl person people child".split())
+_STOP_WORDS = frozenset("a an and at by for from in of on or the to with".split())
+_BATCH_TITLE = re.compile(r"^clipart by [^-]*-", re.IGNORECASE)
+_EMPTY_KEYWORDS = frozenset(("hash", "unsorted", "clipart", "clip art", "image", "svg", "icon", "icons"))
+
+
+def words(text: str) -> list[str]:
+    """Lower-case alphabetic words of `text`; a possessive stays one word (`man's`)."""
+    return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.lower())
+
+
+def content_words(text: str) -> frozenset[str]:
+    """The words of `text` that are not articles, prepositions or conjunctions."""
+    return frozenset(words(text)) - _STOP_WORDS
+
+
+def concept_key(annotation: str) -> str:
+    """What is left of a base annotation without sex, age and viewing direction: `man walking: facing right` -> `walking`.
+
+    Emojis with the same key are drawings of one concept ("astronaut", "man astronaut", "woman astronaut"), so that
+    a split which keeps keys together never shows at test time a sibling of a training picture.
+    """
+    text = annotation.lower().replace("facing right", "").replace("blond hair", "blond")
+    rest = [word for word in words(text) if word not in _PERSON_WORDS and word not in ("and", "older", "old")]
+    return " ".join(rest) or "person"
+
+
+def without_tone(annotation: str) -> str:
+    """Drop the skin tones: `woman: dark skin tone, curly hair` -> `woman: curly hair`."""
+    name, _, details = annotation.partition(":")
+    kept = [
+        part.strip() for part in details.split(",") if part.strip() and not part.strip().endswith("skin tone")
+    ]
+    return f"{name}: {', '.join(kept)}" if kept else name
+
+
+def gender_word(annotation: str) -> str:
+    """`man` or `woman` when the annotation names exactly one adult by that word, else the empty string."""
+    found = [word for word in words(annotation) if word in _PERSON_WORDS]
+    return found[0] if found in (["man"], ["woman"]) else ""
+
+
+def distinct_captions(candidates: list[str]) -> list[str]:
+    """Keep the captions that hold a real word, dropping those with the same bag of words as an earlier one."""
+    kept: dict[tuple[str, ...], str] = {}
+    for caption in candidates:
+        bag = tuple(sorted(words(caption)))
+        if any(len(word) > 1 for word in bag):
+            kept.setdefault(bag, " ".join(caption.split()))
+    return list(kept.values())
+
+
+def keyword_caption(keywords: list[str]) -> str:
+    """Join keywords into one caption without repeated words, codes ("SR", "tone5-4") or empty labels."""
+    seen: dict[str, None] = {}
+    for keyword in keywords:
+        keyword = keyword.strip()
+        if (
+            re.search(r"[\d_:@/]", keyword)
+            or keyword.lower() in _EMPTY_KEYWORDS
+            or re.fullmatch(r"[A-Z]{2}", keyword)
+        ):
+            continue
+        seen.update(dict.fromkeys(words(keyword)))
+    return " ".join(list(seen)[:MAX_KEYWORDS])
+
+
+def openmoji_captions(annotation: str, keywords: list[str], names: list[str], tones: list[str]) -> list[str]:
+    """Captions of one emoji: its annotation, its keywords in a row, and its other English names.
+
+    Args:
+        annotation: OpenMoji's annotation, skin tones included.
+        keywords: Tags of the emoji; for a skin tone variant those of its base form, which carries the tags.
+        names: Unicode name and short names of the base form.
+        tones: Skin tone words of this variant; appended where a caption would otherwise fit every sibling.
+    """
+    suffix = f": {', '.join(f'{tone} skin tone' for tone in tones)}" if tones else ""
+    keywords_in_a_row = keyword_caption(keywords)
+    spoken = [re.sub(r"[-_]", " ", name).strip().lower() for name in names]
+    spoken = [name for name in spoken if not re.search(r"\d", name) and not re.match(r"flag \w\w$", name)]
+    others = [other + suffix for other in (keywords_in_a_row, *spoken) if other]
+    return distinct_captions([annotation, *others])
+
+
+def drop_shared_captions(captions_of_images: list[list[str]], max_images: int) -> list[list[str]]:
+    """Drop from every image the captions that more than `max_images` images bear: they name a class, not a picture.
+
+    The first caption of an image stays: it is its name.
+    """
+    bags = [[tuple(sorted(words(caption))) for caption in captions] for captions in captions_of_images]
+    uses = Counter(bag for image_bags in bags for bag in set(image_bags))
+    return [
+        captions[:1]
+        + [c for c, bag in zip(captions[1:], image_bags[1:], strict=True) if uses[bag] <= max_images]
+        for captions, image_bags in zip(captions_of_images, bags, strict=True)
+    ]
+
+
+def clean_title(title: str) -> str:
+    """A clip art title without batch prefix, numbers and code spelling: `filmPhoto_2 (B and W)` -> `film Photo black and white`."""
+    title = _BATCH_TITLE.sub("", html.unescape(title))
+    title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title)
+    title = re.sub(r"\(?\b(B and W|bw)\b\)?", "black and white", title)
+    return " ".join(re.sub(r"[_#\d.]+|\(\s*\)", " ", title).split()).strip(" -")
+
+
+def openclipart_captions(title: str, keywords: list[str], description: str) -> list[str]:
+    """Captions of one drawing: cleaned title, keywords in a row, and the description when it is a short sentence."""
+    candidates = [clean_title(title), keyword_caption([html.unescape(keyword) for keyword in keywords])]
+    if 2 < len(words(description)) <= MAX_DESCRIPTION_WORDS and not re.search(
+        r"[@/<>&]|www|HASH", description
+    ):
+        candidates.append(description.replace("B and W", "black and white"))
+    return distinct_captions(candidates)

@@ -1,0 +1,123 @@
+"""The embedded image-text set "openpairs": captioned drawings, and the tasks computed from their metadata.
+
+The parquet files travel inside the package (`openpairs/`, with dataset card and licences), so nothing is downloaded.
+They are small enough for memory: no Arrow cache is written, hence none can go stale or needs a writable folder.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+
+from .openpairs_questions import vqa_answers, vqa_rows
+from .openpairs_statements import nlvr2_rows
+
+__all__ = ["load_openpairs", "read_metadata", "vqa_answers"]
+
+SPLITS_OF_CONFIG = {
+    "captions": ("train", "validation", "test"),
+    "noto": ("validation", "test"),
+    "vqa": ("train", "validation", "test"),
+    "nlvr2": ("train", "validation", "test"),
+}
+NUM_SHARDS = 8
+"""Streams are cut into this many shards, so that data loader workers and processes can share them."""
+
+_STRING, _STRINGS = datasets.Value("string"), datasets.List(datasets.Value("string"))
+_CAPTIONS = {
+    "image": datasets.Image(),
+    "image_id": _STRING,
+    "captions": _STRINGS,
+    "concept": _STRING,
+    "source": _STRING,
+}
+_VQA = {
+    "image": datasets.Image(),
+    "image_id": _STRING,
+    "question_id": _STRING,
+    "question": _STRING,
+    "question_type": _STRING,
+    "answers": _STRINGS,
+    "scores": datasets.List(datasets.Value("float32")),
+    "concept": _STRING,
+}
+_NLVR2 = {
+    "left_image": datasets.Image(),
+    "right_image": datasets.Image(),
+    "identifier": _STRING,
+    "statement": _STRING,
+    "label": datasets.Value("bool"),
+    "statement_type": _STRING,
+    "concept": _STRING,
+}
+FEATURES = {
+    config: datasets.Features(columns)
+    for config, columns in {"captions": _CAPTIONS, "noto": _CAPTIONS, "vqa": _VQA, "nlvr2": _NLVR2}.items()
+}
+
+
+def load_openpairs(
+    config: str = "captions", split: str = "train", streaming: bool = False
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Load one split of one configuration; streaming gives the same rows in the same order.
+
+    Args:
+        config: `captions` (OpenMoji; openclipart too in `train`), `noto` (the held-out concepts in another style, for
+            retrieval), `vqa` or `nlvr2` (tasks computed from the metadata of the same split).
+        split: `train`, `validation` or `test`; `noto` has no `train`.
+        streaming: Return a `datasets.IterableDataset` instead of a `datasets.Dataset`.
+
+    Returns:
+        Rows with images as 96 px RGB pictures (decoded on access). The columns are those of `FEATURES[config]`.
+
+    Raises:
+        ValueError: If the configuration or the split does not exist; the message lists those that do.
+
+    Example:
+        >>> load_openpairs("captions", "test")[0]["captions"]  # doctest: +SKIP
+    """
+    if config not in SPLITS_OF_CONFIG:
+        raise ValueError(
+            f"openpairs has no configuration {config!r}; choose one of {', '.join(SPLITS_OF_CONFIG)}."
+        )
+    if split not in SPLITS_OF_CONFIG[config]:
+        raise ValueError(
+            f"openpairs {config!r} has no split {split!r}; choose one of {', '.join(SPLITS_OF_CONFIG[config])}."
+        )
+    if streaming:
+        shards = {"config": config, "split": split, "shards": list(range(NUM_SHARDS))}
+        return datasets.IterableDataset.from_generator(
+            _generate_rows, features=FEATURES[config], gen_kwargs=shards, split=datasets.NamedSplit(split)
+        )
+    rows = list(_generate_rows(config, split, list(range(NUM_SHARDS))))
+    return datasets.Dataset.from_list(rows, features=FEATURES[config], split=datasets.NamedSplit(split))
+
+
+def read_metadata(source: str, split: str) -> list[dict[str, Any]]:
+    """All stored columns of one parquet file (`openmoji`, `openclipart` or `noto`), images still encoded."""
+    file = files(__package__).joinpath("openpairs", f"{source}-{split}.parquet")
+    with file.open("rb") as stream:
+        return pq.read_table(stream).to_pylist()
+
+
+def _generate_rows(config: str, split: str, shards: list[int]) -> Iterator[dict[str, Any]]:
+    if config in ("captions", "noto"):
+        rows = _caption_rows(config, split)
+    else:
+        rows = {"vqa": vqa_rows, "nlvr2": nlvr2_rows}[config](read_metadata("openmoji", split))
+    for shard in shards:
+        for row in rows[shard * len(rows) // NUM_SHARDS : (shard + 1) * len(rows) // NUM_SHARDS]:
+            yield {column: row[column] for column in FEATURES[config]}
+
+
+def _caption_rows(config: str, split: str) -> list[dict[str, Any]]:
+    if config == "noto":
+        return read_metadata("noto", split)
+    rows = read_metadata("openmoji", split) + (
+        read_metadata("openclipart", split) if split == "train" else []
+    )
+    # A fixed shuffle that mixes the sources, because streams can shuffle only within a buffer.
+    return sorted(rows, key=lambda row: hashlib.sha1(row["image_id"].encode()).hexdigest())
