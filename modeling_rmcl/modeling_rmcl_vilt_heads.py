@@ -1,0 +1,216 @@
+"""Heads on the ViLT encoder for masked language modelling and the downstream tasks (thesis section 4)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_rmcl import RMCLViltConfig
+from .modeling_rmcl_vilt import RMCLViltModel, RMCLViltPreTrainedModel
+
+
+class RMCLViltJointHead(RMCLViltPreTrainedModel):
+    """A head that reads nothing but the joint representation. Subclasses define the layer and the loss."""
+
+    def joint_representation(self, **inputs: Any) -> Tensor:
+        """What the head reads, `(batch, dim)`; inputs as in `RMCLViltModel`."""
+        return self.vilt.joint_representation(**inputs)
+
+    def logits_from_joint(self, joint: Tensor) -> Tensor:
+        """Logits of joint representations `(batch, dim)`."""
+        return self.classifier(joint)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar training loss."""
+        raise NotImplementedError
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits, and the loss when `labels` are given; inputs as in `RMCLViltModel`, labels as in `loss`."""
+        joint = self.joint_representation(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            pixel_mask=pixel_mask,
+            inputs_embeds=inputs_embeds,
+            image_embeds=image_embeds,
+        )
+        logits = self.logits_from_joint(joint)
+        return SequenceClassifierOutput(
+            loss=None if labels is None else self.loss(logits, labels), logits=logits
+        )
+
+
+class RMCLViltForQuestionAnswering(RMCLViltJointHead):
+    """Visual question answering over a fixed answer vocabulary (`config.num_labels` answers)."""
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__(config)
+        self.vilt = RMCLViltModel(config)
+        self.classifier = _two_layer_classifier(config.hidden_size, 2 * config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross-entropy summed over answers; labels `(batch, num_labels)` are soft scores in [0, 1]."""
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype)) * labels.shape[1]
+
+
+class RMCLViltForImagesAndTextClassification(RMCLViltJointHead):
+    """Classification of a sentence about `config.num_images` images (NLVR2: two images, true or false).
+
+    `pixel_values` is `(batch, num_images, channels, height, width)`, `pixel_mask` `(batch, num_images, height, width)`.
+    Image i has modality type i + 1.
+    """
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__(config)
+        if config.num_images < 1 or config.modality_type_vocab_size <= config.num_images:
+            raise ValueError(
+                f"num_images={config.num_images} needs num_images >= 1 and modality_type_vocab_size > num_images, got "
+                f"{config.modality_type_vocab_size}; NLVR2 uses num_images=2, modality_type_vocab_size=3."
+            )
+        self.vilt = RMCLViltModel(config)
+        width = config.hidden_size * config.num_images
+        self.classifier = _two_layer_classifier(width, width, config.num_labels)
+        self.post_init()
+
+    def joint_representation(self, **inputs: Any) -> Tensor:
+        """Pooled pairs of the text with each image, concatenated, `(batch, num_images * hidden)`."""
+        images = inputs.get("pixel_values") if inputs.get("image_embeds") is None else inputs["image_embeds"]
+        num_images = self.config.num_images
+        if images is None or images.shape[1] != num_images:
+            raise ValueError(
+                f"Expected {num_images} images per text, pixel_values (batch, {num_images}, channels, height, width); "
+                f"got {None if images is None else tuple(images.shape)}."
+            )
+        # One pass over batch * num_images rows: the text is repeated, image i gets modality type i + 1.
+        rows = {
+            name: value.flatten(0, 1)
+            if name in ("pixel_values", "pixel_mask", "image_embeds")
+            else value.repeat_interleave(num_images, dim=0)
+            for name, value in inputs.items()
+            if value is not None
+        }
+        modality = torch.arange(1, num_images + 1, device=images.device).repeat(len(images))
+        pooled = self.vilt.joint_representation(**rows, image_token_type_idx=modality)
+        return pooled.view(len(images), -1)  # (batch, num_images * hidden)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy; labels `(batch,)` are class indices."""
+        return F.cross_entropy(logits, labels)
+
+
+class RMCLViltForImageAndTextRetrieval(RMCLViltJointHead):
+    """Score of a pair, `logits` `(batch, 1)`: higher means the text describes the image."""
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__(config)
+        self.vilt = RMCLViltModel(config)
+        self.rank_output = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def logits_from_joint(self, joint: Tensor) -> Tensor:
+        """Scores `(batch, 1)` of joint representations `(batch, hidden)`."""
+        return self.rank_output(joint)
+
+    @torch.no_grad()
+    def copy_itm_head(self, itm_score: nn.Linear) -> None:
+        """Start from the true-pair logit of a pre-trained image-text matching head (ViLT, section 4.2)."""
+        self.rank_output.weight.copy_(itm_score.weight[1:])
+        self.rank_output.bias.copy_(itm_score.bias[1:])
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy over groups of candidates.
+
+        Args:
+            logits: `(batch, 1)`; consecutive rows form groups of equal size (thesis: one true text, 15 random ones).
+            labels: `(groups,)`, index of the true pair within its group.
+        """
+        if len(labels) == 0 or len(logits) % len(labels):
+            raise ValueError(
+                f"{len(logits)} pairs do not divide into {len(labels)} groups; give one label per group of candidates."
+            )
+        return F.cross_entropy(logits.view(len(labels), -1), labels)
+
+
+class ViltMLMTransform(nn.Module):
+    """Dense layer of the masked language model before its decoder."""
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.LayerNorm(self.activation(self.dense(states)))
+
+
+class ViltMLMHead(nn.Module):
+    """Word piece logits of text states."""
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__()
+        self.transform = ViltMLMTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.decoder(self.transform(states))
+
+
+class RMCLViltForMaskedLM(RMCLViltPreTrainedModel):
+    """Word piece prediction at masked places of the text."""
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__(config)
+        self.vilt = RMCLViltModel(config)
+        self.mlm_score = ViltMLMHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> MaskedLMOutput:
+        """Logits `(batch, length, vocab_size)`; labels `(batch, length)` are ids, -100 where not scored."""
+        states = self.vilt(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            pixel_mask=pixel_mask,
+            inputs_embeds=inputs_embeds,
+            image_embeds=image_embeds,
+        ).last_hidden_state
+        length = input_ids.shape[1] if input_ids is not None else inputs_embeds.shape[1]
+        logits = self.mlm_score(states[:, :length])
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+
+def _two_layer_classifier(in_features: int, hidden: int, num_labels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(in_features, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, num_labels)
+    )

@@ -1,0 +1,173 @@
+"""Word and patch embeddings of ViLT (arXiv:2102.03334, section 3.1). Parameter names are those of Transformers' ViLT."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .configuration_rmcl import RMCLViltConfig
+
+
+class TextEmbeddings(nn.Module):
+    """BERT's sum of word, position and segment embeddings, normalised."""
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, inputs_embeds: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Embed word vectors `(batch, length, hidden)`; `token_type_ids` `(batch, length)` defaults to zeros."""
+        length, longest = inputs_embeds.shape[1], self.position_embeddings.num_embeddings
+        if length > longest:
+            raise ValueError(
+                f"The text has {length} tokens but the model has max_position_embeddings={longest}; "
+                f"tokenise with truncation=True, max_length={longest}."
+            )
+        segments = (
+            inputs_embeds.new_zeros(1, length, dtype=torch.long) if token_type_ids is None else token_type_ids
+        )
+        positions = self.position_embeddings.weight[:length]  # (length, hidden)
+        embeddings = inputs_embeds + self.token_type_embeddings(segments) + positions
+        return self.dropout(self.LayerNorm(embeddings))  # (batch, length, hidden)
+
+
+class PatchEmbeddings(nn.Module):
+    """Linear embedding of non-overlapping square patches."""
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Embed `(batch, channels, height, width)` as `(batch, rows, columns, hidden)`."""
+        return self.projection(pixel_values.to(self.projection.weight.dtype)).permute(0, 2, 3, 1)
+
+
+class ViltEmbeddings(nn.Module):
+    """Embeddings of both modalities, each marked with its modality type (0 text, 1 image, 2 second image)."""
+
+    def __init__(self, config: RMCLViltConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid_size = config.image_size // config.patch_size
+        self.text_embeddings = TextEmbeddings(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.patch_embeddings = PatchEmbeddings(config)
+        self.position_embeddings = nn.Parameter(torch.zeros(1, self.grid_size**2 + 1, config.hidden_size))
+        self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def embed_text(
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Text tokens `(batch, length, hidden)` from ids, or from word vectors of the same length."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.text_embeddings.word_embeddings(input_ids)
+        return self.text_embeddings(inputs_embeds, token_type_ids) + self.token_type_embeddings.weight[0]
+
+    def embed_image(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Image tokens without their modality type, in row-major patch order.
+
+        Transformers' ViLT shuffles the patches with the global random generator; order does not matter to the encoder,
+        but a fixed one makes patch states comparable and leaves the generator alone.
+
+        Args:
+            pixel_values: `(batch, channels, height, width)`, both sides multiples of the patch size.
+            pixel_mask: `(batch, height, width)`, 1 = real pixel; the real pixels fill a top left rectangle. A patch
+                counts as real when its first pixel is.
+
+        Returns:
+            Tokens `(batch, 1 + patches, hidden)`, class token first, and their mask `(batch, 1 + patches)`. `patches`
+            is the largest number of real patches in the batch; padding patches come last.
+
+        Raises:
+            ValueError: If shapes do not fit, an image is fully masked, or has more than `max_image_length` patches.
+        """
+        patch_mask = self._patch_mask(pixel_values, pixel_mask)  # (batch, rows, columns)
+        patches = self.patch_embeddings(pixel_values) + self._grid_positions(patch_mask)
+        patches, patch_mask = _move_padding_last(patches.flatten(1, 2), patch_mask.flatten(1))
+        if 0 < self.config.max_image_length < patches.shape[1]:
+            raise ValueError(
+                f"An image has {patches.shape[1]} patches but config.max_image_length={self.config.max_image_length}. "
+                "Transformers' ViLT would drop patches at random; resize the image or set max_image_length=-1."
+            )
+        class_token = self.cls_token + self.position_embeddings[:, :1]  # (1, 1, hidden)
+        tokens = torch.cat([class_token.expand(len(patches), -1, -1), patches], dim=1)
+        return self.dropout(tokens), F.pad(patch_mask, (1, 0), value=1)
+
+    def _patch_mask(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> Tensor:
+        patch, channels = self.config.patch_size, self.config.num_channels
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values must have shape (batch, {channels}, height, width), got {tuple(pixel_values.shape)}."
+            )
+        batch, _, height, width = pixel_values.shape
+        if height % patch or width % patch or not height or not width:
+            raise ValueError(
+                f"Image sides must be multiples of the patch size {patch}, got {height} x {width}; "
+                f"resize or pad with the processor (size_divisor={patch})."
+            )
+        if pixel_mask is None:
+            return torch.ones(
+                batch, height // patch, width // patch, dtype=torch.long, device=pixel_values.device
+            )
+        if pixel_mask.shape != (batch, height, width):
+            raise ValueError(
+                f"pixel_mask must have shape {(batch, height, width)} like its pixel_values, got {tuple(pixel_mask.shape)}."
+            )
+        patch_mask = pixel_mask[:, ::patch, ::patch].long()
+        empty = (patch_mask[:, 0, 0] == 0).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(
+                f"pixel_mask marks no real pixel at the top left of image(s) {empty} of the batch; "
+                "real pixels are 1 and start in the top left corner."
+            )
+        return patch_mask
+
+    def _grid_positions(self, patch_mask: Tensor) -> Tensor:
+        """Position embeddings stretched over each image's own rectangle, bilinear with aligned corners.
+
+        Bilinear interpolation is separable and linear, so two small matrices per image replace a loop over images.
+
+        Returns:
+            `(batch, rows, columns, hidden)`; values at padding patches are meaningless.
+        """
+        size = self.grid_size
+        grid = self.position_embeddings[0, 1:].view(size, size, -1)  # (size, size, hidden)
+        if patch_mask.shape[1:] == (size, size) and bool(patch_mask.all()):
+            return grid
+        row_weights = _interpolation_matrix(patch_mask[:, :, 0].sum(1), patch_mask.shape[1], size)
+        column_weights = _interpolation_matrix(patch_mask[:, 0, :].sum(1), patch_mask.shape[2], size)
+        stretched = torch.einsum("brp,pqd->brqd", row_weights.to(grid.dtype), grid)
+        return torch.einsum("bcq,brqd->brcd", column_weights.to(grid.dtype), stretched)
+
+
+def _interpolation_matrix(lengths: Tensor, padded_length: int, source_length: int) -> Tensor:
+    """Weights `(batch, padded_length, source_length)` of linear interpolation to each length, corners aligned."""
+    target = torch.arange(padded_length, device=lengths.device)
+    source = torch.arange(source_length, device=lengths.device)
+    step = (source_length - 1) / (lengths - 1).clamp_min(1)  # (batch,); one target point sits on source 0
+    position = target * step[:, None]  # (batch, padded_length)
+    return (1 - (position[:, :, None] - source).abs()).clamp_min(0)
+
+
+def _move_padding_last(patches: Tensor, patch_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Stable-sort real patches first and cut to the longest image of the batch."""
+    longest = int(patch_mask.sum(dim=1).max())
+    if bool(patch_mask.all()):
+        return patches, patch_mask
+    order = patch_mask.argsort(dim=1, descending=True, stable=True)[:, :longest]  # (batch, longest)
+    index = order[:, :, None].expand(-1, -1, patches.shape[2])
+    return patches.gather(1, index), patch_mask.gather(1, order)
