@@ -1,0 +1,45 @@
+"""The `rmcl-hub` command: names the subcommands and imports only the one that runs."""
+
+import argparse
+import difflib
+from importlib import import_module
+
+from rmcl_hub import __version__
+
+COMMANDS = {
+    "quickstart": ("rmcl_hub.trainers.quickstart", "pre-train, make robust, attack and report, in minutes"),
+    "pretrain": ("rmcl_hub.trainers.pretrain", "run a pre-training or RMCL recipe"),
+    "finetune": ("rmcl_hub.trainers.finetune", "train a task head on a pre-trained model"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: The words after `rmcl-hub`; those of the process if None. All that follows the subcommand is
+            handed to it.
+
+    Returns:
+        The subcommand's exit status.
+
+    Raises:
+        SystemExit: After `--help`, `--version`, or with status 2 for an unknown subcommand.
+    """
+    commands = "\n".join(f"  {name:12}{summary}" for name, (_, summary) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="rmcl-hub",
+        description="Make a vision-and-language model robust and measure it honestly.",
+        epilog=f"commands:\n{commands}\n\n`rmcl-hub COMMAND --help` lists the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rmcl-hub {__version__}")
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="options of the command")
+    parsed = parser.parse_args(argv)
+    if parsed.command not in COMMANDS:
+        nearest = difflib.get_close_matches(parsed.command, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(COMMANDS)}."
+        parser.error(f"unknown command {parsed.command!r}; {hint}")
+    module, _ = COMMANDS[parsed.command]
+    return import_module(module).main(parsed.arguments)
