@@ -14,6 +14,7 @@ class RMCLViltConfig(ViltConfig):
     Args:
         projector: `"moco"` or `"barlow_twins"`, the map from joint representation to joint embedding.
         projection_dim: Width of the joint embedding (MoCo 128, Barlow Twins 8192).
+        projection_hidden_size: Width of the projector's hidden layers; `None` is the paper's choice.
         contrastive_temperature: Temperature of the InfoNCE losses, > 0.
         queue_size: Number of negative keys that MoCo keeps.
         momentum: Share of the old key weights kept per update, in [0, 1].
@@ -33,6 +34,7 @@ class RMCLViltConfig(ViltConfig):
         self,
         projector: str = "moco",
         projection_dim: int = 128,
+        projection_hidden_size: int | None = None,
         contrastive_temperature: float = 0.07,
         queue_size: int = 65536,
         momentum: float = 0.999,
@@ -53,6 +55,7 @@ class RMCLViltConfig(ViltConfig):
             )
         self.projector = projector
         self.projection_dim = projection_dim
+        self.projection_hidden_size = projection_hidden_size
         self.contrastive_temperature = contrastive_temperature
         self.queue_size = queue_size
         self.momentum = momentum
