@@ -22,56 +22,13 @@ import torch  # noqa: E402
 from transformers import BertTokenizerFast, set_seed  # noqa: E402
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [
-    *("a", "the", "of", "in", "on", "with", "and", "is", "are", "two", "three", "no", "not", "there", "near"),
-    *(
-        "red",
-        "blue",
-        "green",
-        "black",
-        "white",
-        "big",
-        "small",
-        "large",
-        "tiny",
-        "happy",
-        "glad",
-        "sad",
-        "round",
-    ),
-    *(
-        "dog",
-        "cat",
-        "puppy",
-        "bird",
-        "fish",
-        "tree",
-        "flower",
-        "house",
-        "car",
-        "auto",
-        "ball",
-        "cup",
-        "apple",
-    ),
-    *(
-        "apple",
-        "man",
-        "woman",
-        "child",
-        "sun",
-        "moon",
-        "star",
-        "heart",
-        "face",
-        "sits",
-        "runs",
-        "eats",
-        "holds",
-    ),
-    *("left", "right", "both", "##s", "##ing", ".", ","),
-]
+VOCABULARY = """
+[PAD] [UNK] [CLS] [SEP] [MASK] ##s ##ing . ,
+a the of in on with and is are two three no not there near left right both
+red blue green black white big small large tiny happy glad sad round
+dog cat puppy bird fish tree flower house car auto ball cup apple
+man woman child sun moon star heart face sits runs eats holds
+""".split()  # noqa: SIM905 - a list of eighty literals fills two screens
 
 
 def pytest_unconfigure():
@@ -112,9 +69,9 @@ def _deterministic():
 
 @pytest.fixture(scope="session")
 def vocabulary_file(tmp_path_factory):
-    """A WordPiece vocabulary of about eighty tokens, one a line."""
+    """A WordPiece vocabulary of 67 tokens, one a line."""
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    path.write_text("\n".join(SPECIAL_TOKENS + WORDS) + "\n")
+    path.write_text("\n".join(VOCABULARY) + "\n")
     return path
 
 
@@ -130,7 +87,7 @@ def tiny_config():
     from rmcl_hub.modeling_rmcl import RMCLViltConfig
 
     return RMCLViltConfig(
-        vocab_size=len(SPECIAL_TOKENS) + len(WORDS),
+        vocab_size=len(VOCABULARY),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
