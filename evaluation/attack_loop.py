@@ -155,7 +155,8 @@ def batches(
         }
         if len(batch["text"]) != len(rows):
             raise ValueError(
-                f"collate made {len(batch['text'])} examples of {len(rows)} rows; in an evaluation every row counts, once."
+                f"collate made {len(batch['text'])} examples of {len(rows)} rows; in an evaluation every "
+                "row counts, once."
             )
         batch["example_index"] = torch.arange(start, start + len(rows), device=device)
         start += len(rows)

@@ -14,6 +14,10 @@ Statistic = Callable[[NDArray], float]
 MAX_UNDEFINED_SHARE = 0.05
 
 
+class UndefinedStatisticError(ValueError):
+    """A statistic has no value on the data, or on too many resamples, for instance a rate over no example."""
+
+
 class Estimate(NamedTuple):
     """A number and its confidence interval."""
 
@@ -89,7 +93,8 @@ def bootstrap(
         The statistic of the rows as they are, and the interval.
 
     Raises:
-        ValueError: If there are no rows, lengths differ, or the statistic is undefined on the rows or on more
+        ValueError: If there are no rows or lengths differ.
+        UndefinedStatisticError: If the statistic is undefined on the rows or on more
             than 5 % of the resamples.
     """
     values = np.asarray(rows)
@@ -100,7 +105,7 @@ def bootstrap(
     _normal_quantile(confidence)  # rejects an impossible confidence before any work
     estimate = float(statistic(values))
     if np.isnan(estimate):
-        raise ValueError(
+        raise UndefinedStatisticError(
             f"the statistic is undefined (NaN) on the {len(values)} rows themselves; there is nothing to "
             "bound."
         )
@@ -116,7 +121,7 @@ def bootstrap(
         resampled[index] = statistic(values[np.repeat(order, weight)]) if weight.any() else np.nan
     defined = resampled[~np.isnan(resampled)]
     if len(defined) < (1 - MAX_UNDEFINED_SHARE) * num_resamples:
-        raise ValueError(
+        raise UndefinedStatisticError(
             f"the statistic is undefined on {num_resamples - len(defined)} of {num_resamples} resamples: "
             "too few examples (for an attack success rate: too few initially correct ones) for an interval."
         )
