@@ -28,7 +28,7 @@ a the of in on with and is are two three no not there near left right both
 red blue green black white big small large tiny happy glad sad round
 dog cat puppy bird fish tree flower house car auto ball cup apple
 man woman child sun moon star heart face sits runs eats holds
-""".split()  # noqa: SIM905 - a list of eighty literals fills two screens
+""".split()
 
 
 def pytest_unconfigure():
