@@ -134,6 +134,10 @@ def read_openmoji(json_path: Path, noto: dict[str, Row]) -> list[Row]:
         for e in json.loads(json_path.read_text(encoding="utf-8"))
         if e["group"] not in OPENMOJI_SKIPPED_GROUPS
     ]
+    for entry in entries:
+        entry["annotation"] = entry["annotation"].replace(
+            "\ufffd", "o"
+        )  # a broken "ó" in one file of version 17.0.0
     by_hexcode = {entry["hexcode"]: entry for entry in entries}
     bases_of_key = defaultdict(list)
     for entry in entries:

@@ -59,7 +59,8 @@ def spoken_name(annotation: str) -> str:
         spoken = f"bald {name}" if details == "bald" else f"{name} facing right"
     else:
         spoken = f"{name} with {details}" if details else name
-    is_plain = re.fullmatch(r"[^\W\d_]+(?:[ '’-]+[^\W\d_]+)*", spoken) and content_words(spoken)
+    # Negations and the hours on a clock make no sense after "is there a".
+    is_plain = re.fullmatch(r"(?!no )(?!.*(?:o’clock|-thirty)$)[^\W\d_]+(?:[ '’-]+[^\W\d_]+)*", spoken) and content_words(spoken)
     return spoken if is_plain and len(spoken.split()) <= MAX_NAME_WORDS else ""
 
 
@@ -76,16 +77,22 @@ def with_article(name: str) -> str:
 
 
 def named(rows: list[Row]) -> list[Row]:
-    """One picture per base form with a spoken `name` that no other form shares, in the groups that can be told apart.
+    """One picture per base form with a spoken `name` that no other form shares; OpenMoji's extras fit no group.
 
     The largest group is cut to the size of all others together, so that everyone can have a partner from another group.
     """
     forms = [row | {"name": spoken_name(row["annotation"])} for row in first_of_each(rows, "base")]
-    forms = first_of_each([form for form in forms if form["name"] and form["group"] in GROUP_NAMES], "name")
+    forms = first_of_each(
+        [form for form in forms if form["name"] and form["group"] != "extras-openmoji"], "name"
+    )
     (largest, count), *_ = Counter(form["group"] for form in forms).most_common(1)
     surplus = max(0, 2 * count - len(forms))
     dropped = {form["image_id"] for form in [f for f in forms if f["group"] == largest][:surplus]}
     return [form for form in forms if form["image_id"] not in dropped]
+
+
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(word.removesuffix("s") for word in content_words(text))
 
 
 def with_partners(forms: list[Row]) -> list[tuple[Row, Row]]:
@@ -95,8 +102,8 @@ def with_partners(forms: list[Row]) -> list[tuple[Row, Row]]:
     every picture is seen as often as a partner as it is seen as itself, so a picture alone does not tell which it is.
     """
     forms = sorted(forms, key=lambda form: (form["group"], digest(form["image_id"])))
-    caption_words = [frozenset().union(*map(content_words, form["captions"])) for form in forms]
-    names = [content_words(form["name"]) for form in forms]
+    caption_words = [_stems(" ".join(form["captions"])) for form in forms]
+    names = [_stems(form["name"]) for form in forms]
     n = len(forms)
     shift = max(Counter(form["group"] for form in forms).values())
     partner = [(i + shift) % n for i in range(n)]  # sorted by group, nobody is shifted into their own group

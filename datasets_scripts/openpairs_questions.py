@@ -5,6 +5,7 @@ asks one set of phrasings equally often about each answer. So a reader of the te
 the type. Questions are built from the pictures of one split only.
 """
 
+import re
 from collections import defaultdict
 
 from .caption_cleaning import TONE_WORDS
@@ -23,10 +24,10 @@ from .openpairs_phrases import (
 )
 
 TONE_QUESTIONS = (
-    "what skin tone does the {name} have?",
-    "which color of skin does the {name} in the picture show?",
-    "how light or dark is the skin of this {name}?",
-    "what is the complexion of the small {name} in the drawing?",
+    "what is the skin tone of the {name}?",
+    "which color of skin is visible on the {name} in the picture?",
+    "how light or dark is the skin of the {name}?",
+    "what complexion did the artist give to the small {name}?",
 )
 GENDER_QUESTIONS = (
     "is the {name} a man or a woman?",
@@ -74,7 +75,7 @@ def _question(row: Row, question_type: str, question: str, answer: str, about: s
 
 
 def _tone(rows: list[Row]) -> list[Row]:
-    """The same text about all five tones of a base form; forms with a tone missing are left out."""
+    """Two texts, each about all five tones of a base form; forms with a tone missing are left out."""
     by_base = defaultdict(list)
     for row in one_toned(rows):
         by_base[row["base"]].append(row)
@@ -82,27 +83,30 @@ def _tone(rows: list[Row]) -> list[Row]:
     for base, variants in by_base.items():
         name = spoken_name(variants[0]["annotation"])
         if name and len(variants) == len(TONE_WORDS):
-            text = choose(TONE_QUESTIONS, f"tone {base}").format(name=name)
-            questions += [_question(row, "tone", text, row["skin_tone"], base) for row in variants]
+            for turn, template in enumerate(sorted(TONE_QUESTIONS, key=lambda text: digest(base + text))[:2]):
+                text = template.format(name=name)
+                questions += [_question(row, "tone", text, row["skin_tone"], str(turn)) for row in variants]
     return questions
 
 
 def neutral_name(row: Row) -> str:
     """Spoken name without the word for the sex: `woman astronaut` -> `astronaut`, `man walking` -> `person walking`."""
-    rest = [word for word in row["annotation"].split() if word != row["gender"]]
-    name = " ".join(rest) if row["subgroup"] in ("person-role", "person-fantasy") else ""
-    if not name or name.split()[0] in ("in", "with", "wearing", "feeding"):
-        name = " ".join("person" if word == row["gender"] else word for word in row["annotation"].split())
-    name = spoken_name(name.replace(f"{row['gender']}:", "person:"))
-    tone = f"{row['skin_tone']} skin" if row["skin_tone"] else ""
-    return f"{name} {'and' if ' with ' in name else 'with'} {tone}" if name and tone else name
+    first, *rest = row["annotation"].split()
+    names_a_role = row["subgroup"] in ("person-role", "person-fantasy") and first == row["gender"]
+    if names_a_role and rest and rest[0] not in ("in", "with", "wearing", "feeding"):
+        name = spoken_name(" ".join(rest))
+    else:
+        name = spoken_name(re.sub(rf"\b{row['gender']}\b", "person", row["annotation"]))
+    if not name or not row["skin_tone"]:
+        return name
+    return f"{name} {'and' if ' with ' in name else 'with'} {row['skin_tone']} skin"
 
 
 def _gender(rows: list[Row]) -> list[Row]:
     """The same text about the man and the woman of one concept and skin tone."""
     pairs: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in rows:
-        if row["gender"] and neutral_name(row):
+        if row["gender"] and row["group"] == "people-body" and neutral_name(row):
             pairs[neutral_name(row)].setdefault(row["gender"], row)
     questions = []
     for name, pair in pairs.items():
@@ -113,20 +117,19 @@ def _gender(rows: list[Row]) -> list[Row]:
 
 
 def _category(rows: list[Row]) -> list[Row]:
-    """Equally many concepts of each group, the phrasings in turn."""
+    """Equally many concepts of each group, each asked in two phrasings that come in turn."""
     by_group = defaultdict(list)
     for row in first_of_each(rows, "concept"):
         if row["group"] in GROUP_NAMES:
             by_group[row["group"]].append(row)
-    smallest = min(map(len, by_group.values()))
-    count = smallest - smallest % len(
-        CATEGORY_QUESTIONS
-    )  # so that each phrasing meets each answer equally often
-    return [
-        _question(row, "category", CATEGORY_QUESTIONS[i % len(CATEGORY_QUESTIONS)], GROUP_NAMES[group], "")
-        for group, members in by_group.items()
-        for i, row in enumerate(members[:count])
-    ]
+    questions = []
+    for group, members in by_group.items():
+        for i, row in enumerate(members[: min(map(len, by_group.values()))]):
+            for turn in (i, i + 1):
+                text = CATEGORY_QUESTIONS[turn % len(CATEGORY_QUESTIONS)]
+                about = str(turn % len(CATEGORY_QUESTIONS))
+                questions.append(_question(row, "category", text, GROUP_NAMES[group], about))
+    return questions
 
 
 def _presence(rows: list[Row]) -> list[Row]:

@@ -5,7 +5,6 @@ left and what is right, about the same two pictures in both orders. Statements a
 """
 
 from collections import defaultdict
-from itertools import cycle, islice
 
 from .caption_cleaning import TONE_WORDS
 from .openpairs_phrases import (
@@ -21,10 +20,15 @@ from .openpairs_phrases import (
     with_partners,
 )
 
-TONE_STATEMENTS = (
+SAME_TONE_STATEMENTS = (
     "both people have a {tone} skin tone",
     "the two pictures show people with {tone} skin",
     "in each image the skin color is {tone}",
+)
+ONE_TONE_STATEMENTS = (
+    "exactly one of the two people has a {tone} skin tone",
+    "only one picture shows {tone} skin",
+    "the skin color is {tone} in a single image of the two",
 )
 ORDER_STATEMENTS = (
     "the left picture shows {left} and the right picture shows {right}",
@@ -41,12 +45,13 @@ KINDS = {
     "symbols": "a symbol or a sign",
     "flags": "a flag of a country or a region",
 }
-# (statement, how many of the two pictures are of the kind when it is true, and when it is false)
+# (statement, how many of the two pictures are of the kind when it is true, and when it is false). Over the four, two pictures
+# of one kind are as often true as false, and so are two of different kinds: the pictures alone give nothing away.
 COUNT_STATEMENTS = (
-    ("both images show {kind}", (2,), (1,)),
-    ("exactly one image shows {kind}", (1,), (0, 2)),
-    ("neither of the pictures shows {kind}", (0,), (1,)),
-    ("at least one picture contains {kind}", (1, 2), (0,)),
+    ("both images show {kind}", 2, 1),
+    ("exactly one image shows {kind}", 1, 2),
+    ("neither of the pictures shows {kind}", 0, 1),
+    ("at least one picture contains {kind}", 1, 0),
 )
 
 
@@ -71,49 +76,52 @@ def _statement(left: Row, right: Row, statement_type: str, statement: str, label
 
 
 def _tone(rows: list[Row]) -> list[Row]:
-    """Neighbours of one tone (true) against the same left picture with another tone on one of the two sides (false)."""
-    by_tone = {tone: [row for row in one_toned(rows) if row["skin_tone"] == tone] for tone in TONE_WORDS}
+    """Two people of one tone, and one of them beside another tone; "both" and "only one" take turns at being true."""
+    rows = one_toned(rows)
     statements = []
-    for tone, members in by_tone.items():
-        strangers = [row for row in one_toned(rows) if row["skin_tone"] != tone]
+    for tone in TONE_WORDS:
+        members = [row for row in rows if row["skin_tone"] == tone]
+        strangers = [row for row in rows if row["skin_tone"] != tone]
         for i, (left, right) in enumerate(zip(members[::2], members[1::2], strict=False)):
-            text = choose(TONE_STATEMENTS, left["image_id"]).format(tone=tone)
-            stranger = strangers[int(digest(text + left["image_id"]), 16) % len(strangers)]
-            statements.append(_statement(left, right, "tone", text, label=True))
-            false_pair = (left, stranger) if i % 2 else (stranger, right)
-            statements.append(_statement(*false_pair, "tone", text, label=False))
+            stranger = strangers[int(digest(left["image_id"]), 16) % len(strangers)]
+            same, mixed = (left, right), ((left, stranger) if i // 2 % 2 else (stranger, right))
+            templates, pairs = ((SAME_TONE_STATEMENTS, (same, mixed)), (ONE_TONE_STATEMENTS, (mixed, same)))[
+                i % 2
+            ]
+            text = choose(templates, left["image_id"]).format(tone=tone)
+            statements += [
+                _statement(*pair, "tone", text, label)
+                for pair, label in zip(pairs, (True, False), strict=True)
+            ]
     return statements
 
 
 def _category(rows: list[Row]) -> list[Row]:
-    """For each kind and each count as many true as false pairs, drawn in turn from the kind and from all others."""
+    """For each kind and each count as many true as false pairs, made from the kind and from all others in turn."""
     by_group = defaultdict(list)
     for row in first_of_each(rows, "concept"):
         if row["group"] in GROUP_NAMES:
             by_group[row["group"]].append(row)
-    pairs_per_text = min(map(len, by_group.values()))
+    size = min(map(len, by_group.values()))
     statements = []
-    for group, members in by_group.items():
-        # The other groups in turn, so that people do not crowd out the rest.
+    for group, of_kind in by_group.items():
+        # One of each other group after the other: neighbours differ in group, and no group crowds out the rest.
         others = [
             row
-            for rank in zip(*(m[:pairs_per_text] for g, m in by_group.items() if g != group), strict=True)
+            for rank in zip(*(rows for g, rows in by_group.items() if g != group), strict=False)
             for row in rank
         ]
-        for template, true_counts, false_counts in COUNT_STATEMENTS:
+        for template, true_count, false_count in COUNT_STATEMENTS:
             text = template.format(kind=KINDS[group])
-            of_kind, of_other = cycle(_reordered(members, text)), cycle(_reordered(others, text))
-            for label, counts in ((True, true_counts), (False, false_counts)):
-                for i, count in enumerate(islice(cycle(counts), pairs_per_text)):
-                    pair = [next(of_kind) if k < count else next(of_other) for k in range(2)]
-                    if i // len(counts) % 2:  # the picture of the kind is as often left as right
-                        pair.reverse()
-                    statements.append(_statement(*pair, "category", text, label))
+            start = int(digest(text), 16)
+            for i in range(size):
+                kind = [of_kind[(start + i + k) % len(of_kind)] for k in range(2)]
+                other = [others[(start + i + k) % len(others)] for k in range(2)]
+                for label, count in ((True, true_count), (False, false_count)):
+                    pair = ((other[0], other[1]), (kind[0], other[0]), (kind[0], kind[1]))[count]
+                    # The picture of the kind is as often left as right.
+                    statements.append(_statement(*pair[:: -1 if i % 2 else 1], "category", text, label))
     return statements
-
-
-def _reordered(rows: list[Row], key: str) -> list[Row]:
-    return sorted(rows, key=lambda row: digest(key + row["image_id"]))
 
 
 def _order(rows: list[Row]) -> list[Row]:
