@@ -1,0 +1,42 @@
+"""The README's Python runs as printed, on a model of toy size in the place of the quickstart's."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import ViltImageProcessor, ViltProcessor
+
+from rmcl_hub.modeling_rmcl import RMCLViltModel
+from rmcl_hub.trainers.recipe import PretrainRecipe, load_recipe
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_examples_run_in_order(tiny_config, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (folder,) = re.findall(r'folder = "(.*)"', README)
+    RMCLViltModel(tiny_config).save_pretrained(folder)
+    images = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
+    ViltProcessor(image_processor=images, tokenizer=tiny_tokenizer).save_pretrained(folder)
+
+    namespace = {}
+    for code in blocks("python"):
+        exec(code, namespace)  # noqa: S102 - the README is ours
+
+    assert (namespace["attacked"].loss_after > namespace["attacked"].loss_before).all()
+    assert capsys.readouterr().out.startswith("tensor(")
+
+
+def test_the_recipe_is_one(tmp_path):
+    (text,) = blocks("yaml")
+    path = tmp_path / "barlow.yaml"
+    path.write_text(text)
+    recipe = load_recipe(PretrainRecipe, path, ["--training.seed", "1"])
+    assert recipe.output_dir == yaml.safe_load(text)["output_dir"]
+    assert recipe.training["seed"] == 1
+    assert recipe.training["learning_rate"] == pytest.approx(5e-4)
