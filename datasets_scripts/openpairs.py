@@ -1,7 +1,7 @@
 """The embedded image-text set "openpairs": captioned drawings, and the tasks computed from their metadata.
 
-The parquet files travel inside the package (`openpairs/`, with dataset card and licences), so nothing is downloaded.
-They are small enough for memory: no Arrow cache is written, hence none can go stale or needs a writable folder.
+The parquet files travel inside the package (`openpairs/`, with dataset card and licences): nothing is
+downloaded. They fit in memory: no Arrow cache is written, hence none can go stale or needs a writable folder.
 """
 
 import hashlib
@@ -65,13 +65,14 @@ def load_openpairs(
     """Load one split of one configuration; streaming gives the same rows in the same order.
 
     Args:
-        config: `captions` (OpenMoji; openclipart too in `train`), `noto` (the held-out concepts in another style, for
-            retrieval), `vqa` or `nlvr2` (tasks computed from the metadata of the same split).
+        config: `captions` (OpenMoji; openclipart too in `train`), `noto` (the held-out concepts in another
+        style,
+            for retrieval), `vqa` or `nlvr2` (tasks computed from the metadata of the same split).
         split: `train`, `validation` or `test`; `noto` has no `train`.
         streaming: Return a `datasets.IterableDataset` instead of a `datasets.Dataset`.
 
     Returns:
-        Rows with images as 96 px RGB pictures (decoded on access). The columns are those of `FEATURES[config]`.
+        Rows with the columns of `FEATURES[config]`; images are 96 px RGB pictures, decoded on access.
 
     Raises:
         ValueError: If the configuration or the split does not exist; the message lists those that do.
@@ -85,7 +86,8 @@ def load_openpairs(
         )
     if split not in SPLITS_OF_CONFIG[config]:
         raise ValueError(
-            f"openpairs {config!r} has no split {split!r}; choose one of {', '.join(SPLITS_OF_CONFIG[config])}."
+            f"openpairs {config!r} has no split {split!r}; choose one of "
+            f"{', '.join(SPLITS_OF_CONFIG[config])}."
         )
     if streaming:
         shards = {"config": config, "split": split, "shards": list(range(NUM_SHARDS))}

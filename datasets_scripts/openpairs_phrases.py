@@ -19,14 +19,14 @@ GROUP_NAMES = {
     "symbols": "symbol",
     "flags": "flag",
 }
-"""OpenMoji groups that can be told apart, with the answer word of each. Left out: `activities` (too few, and most are
-objects) and OpenMoji's own extras (their pictures could belong to any group)."""
+"""OpenMoji groups that can be told apart, with the answer word of each. Left out: `activities` (few, and most
+are objects) and OpenMoji's own extras (their pictures could belong to any group)."""
 
 MAX_NAME_WORDS = 5
 
 
 def digest(text: str) -> str:
-    """SHA-1 of a text: the only source of "random" order and choice here, equal on every machine and version."""
+    """SHA-1 of a text: the only source of "random" order and choice here, the same on every machine."""
     return hashlib.sha1(text.encode()).hexdigest()
 
 
@@ -51,7 +51,7 @@ def one_toned(rows: list[Row]) -> list[Row]:
 
 
 def spoken_name(annotation: str) -> str:
-    """An annotation as it is said in a sentence (`flag: Peru` -> `flag of Peru`), or "" if it is not a short plain name."""
+    """An annotation as spoken (`flag: Peru` -> `flag of Peru`), or "" if it is no short plain name."""
     name, _, details = (part.strip() for part in annotation.partition(":"))
     if name == "flag":
         spoken = f"flag of {details}"
@@ -59,9 +59,10 @@ def spoken_name(annotation: str) -> str:
         spoken = f"bald {name}" if details == "bald" else f"{name} facing right"
     else:
         spoken = f"{name} with {details}" if details else name
+    is_plain = re.fullmatch(r"[^\W\d_]+(?:[ '\u2019-]+[^\W\d_]+)*", spoken) and content_words(spoken)
     # Negations and the hours on a clock make no sense after "is there a".
-    is_plain = re.fullmatch(r"(?!no )(?!.*(?:o’clock|-thirty)$)[^\W\d_]+(?:[ '’-]+[^\W\d_]+)*", spoken) and content_words(spoken)
-    return spoken if is_plain and len(spoken.split()) <= MAX_NAME_WORDS else ""
+    is_thing = not re.match(r"no |.*(o\u2019clock|-thirty)$", spoken)
+    return spoken if is_plain and is_thing and len(spoken.split()) <= MAX_NAME_WORDS else ""
 
 
 def with_article(name: str) -> str:
@@ -77,9 +78,10 @@ def with_article(name: str) -> str:
 
 
 def named(rows: list[Row]) -> list[Row]:
-    """One picture per base form with a spoken `name` that no other form shares; OpenMoji's extras fit no group.
+    """One picture per base form with a spoken `name` of its own; OpenMoji's extras fit no group.
 
-    The largest group is cut to the size of all others together, so that everyone can have a partner from another group.
+    The largest group is cut to the size of all others together: everyone can have a partner from another
+    group.
     """
     forms = [row | {"name": spoken_name(row["annotation"])} for row in first_of_each(rows, "base")]
     forms = first_of_each(
@@ -98,8 +100,9 @@ def _stems(text: str) -> frozenset[str]:
 def with_partners(forms: list[Row]) -> list[tuple[Row, Row]]:
     """Pair each form with one of another group none of whose captions has a word of the form's name.
 
-    A missing keyword is no evidence of absence, hence the other group. The partners are a permutation of the forms:
-    every picture is seen as often as a partner as it is seen as itself, so a picture alone does not tell which it is.
+    A missing keyword is no evidence of absence, hence the other group. The partners are a permutation of the
+    forms, so every picture is seen as often as a partner as it is seen as itself, and does not tell which of
+    the two it is.
     """
     forms = sorted(forms, key=lambda form: (form["group"], digest(form["image_id"])))
     caption_words = [_stems(" ".join(form["captions"])) for form in forms]

@@ -1,8 +1,8 @@
-"""VQA-like questions about openpairs whose answers follow from metadata, and whose text alone gives nothing away.
+"""VQA-like questions about openpairs: answers follow from metadata, and the text alone gives nothing away.
 
-Four types. `tone`, `gender` and `presence` ask the same text about several pictures, once for each answer; `category`
-asks one set of phrasings equally often about each answer. So a reader of the text alone stays at the majority rate of
-the type. Questions are built from the pictures of one split only.
+Four types. `tone`, `gender` and `presence` ask the same text about several pictures, once for each answer;
+`category` asks each of its phrasings equally often about each answer. So a reader of the text alone stays at
+the majority rate of the type. Questions are built from the pictures of one split only.
 """
 
 import re
@@ -90,7 +90,7 @@ def _tone(rows: list[Row]) -> list[Row]:
 
 
 def neutral_name(row: Row) -> str:
-    """Spoken name without the word for the sex: `woman astronaut` -> `astronaut`, `man walking` -> `person walking`."""
+    """Name without the sex: `woman astronaut` -> `astronaut`, `man walking` -> `person walking`."""
     first, *rest = row["annotation"].split()
     names_a_role = row["subgroup"] in ("person-role", "person-fantasy") and first == row["gender"]
     if names_a_role and rest and rest[0] not in ("in", "with", "wearing", "feeding"):

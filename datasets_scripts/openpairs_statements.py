@@ -1,7 +1,8 @@
 """NLVR2-like statements about two openpairs pictures; each text is as often true as false.
 
-Three types. `tone`: both people share a skin tone. `category`: how many of the two pictures are of a kind. `order`: what is
-left and what is right, about the same two pictures in both orders. Statements are built from one split only.
+Three types. `tone`: how many of two people have a skin tone. `category`: how many of two pictures are of a
+kind. `order`: what is left and what is right, about the same pictures in both orders. Statements are built
+from one split only.
 """
 
 from collections import defaultdict
@@ -45,8 +46,9 @@ KINDS = {
     "symbols": "a symbol or a sign",
     "flags": "a flag of a country or a region",
 }
-# (statement, how many of the two pictures are of the kind when it is true, and when it is false). Over the four, two pictures
-# of one kind are as often true as false, and so are two of different kinds: the pictures alone give nothing away.
+# (statement, how many of the two pictures are of the kind when it is true, and when it is false). Over the
+# four, two pictures of one kind are as often true as false, and so are two of different kinds: pictures alone
+# tell nothing.
 COUNT_STATEMENTS = (
     ("both images show {kind}", 2, 1),
     ("exactly one image shows {kind}", 1, 2),
@@ -76,7 +78,7 @@ def _statement(left: Row, right: Row, statement_type: str, statement: str, label
 
 
 def _tone(rows: list[Row]) -> list[Row]:
-    """Two people of one tone, and one of them beside another tone; "both" and "only one" take turns at being true."""
+    """Two people of one tone, and one of them beside another tone; "both" and "only one" take turns."""
     rows = one_toned(rows)
     statements = []
     for tone in TONE_WORDS:
@@ -97,7 +99,7 @@ def _tone(rows: list[Row]) -> list[Row]:
 
 
 def _category(rows: list[Row]) -> list[Row]:
-    """For each kind and each count as many true as false pairs, made from the kind and from all others in turn."""
+    """For each kind and count as many true as false pairs, made from the kind and from the others in turn."""
     by_group = defaultdict(list)
     for row in first_of_each(rows, "concept"):
         if row["group"] in GROUP_NAMES:
@@ -105,12 +107,9 @@ def _category(rows: list[Row]) -> list[Row]:
     size = min(map(len, by_group.values()))
     statements = []
     for group, of_kind in by_group.items():
-        # One of each other group after the other: neighbours differ in group, and no group crowds out the rest.
-        others = [
-            row
-            for rank in zip(*(rows for g, rows in by_group.items() if g != group), strict=False)
-            for row in rank
-        ]
+        # The other groups take turns: neighbours differ in group, and no group crowds out the rest.
+        turns = zip(*(members for name, members in by_group.items() if name != group), strict=False)
+        others = [row for turn in turns for row in turn]
         for template, true_count, false_count in COUNT_STATEMENTS:
             text = template.format(kind=KINDS[group])
             start = int(digest(text), 16)
