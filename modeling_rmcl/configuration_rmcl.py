@@ -19,9 +19,11 @@ class RMCLViltConfig(ViltConfig):
         queue_size: Number of negative keys that MoCo keeps.
         momentum: Share of the old key weights kept per update, in [0, 1].
         barlow_lambda: Weight of Barlow Twins' redundancy term.
-        itc_weight: Weight of the image-text contrast of the two modalities encoded alone, >= 0. This loss is an
-            addition to the thesis; 0 builds no parameters for it.
+        itc_weight: Weight of the image-text contrast of the two modalities encoded alone, >= 0. This loss
+            is an addition to the thesis; 0 builds no parameters for it.
         wpa_weight: Weight of word-patch alignment in the ViLT pre-training loss, >= 0 (ViLT: 0.1).
+        tie_word_embeddings: Share word embeddings and the decoder of masked language modelling. Transformers
+            5 sets this to true whatever is given.
         **kwargs: Fields of `ViltConfig`.
 
     Raises:
@@ -41,6 +43,7 @@ class RMCLViltConfig(ViltConfig):
         barlow_lambda: float = 5e-3,
         itc_weight: float = 0.0,
         wpa_weight: float = 0.1,
+        tie_word_embeddings: bool = True,
         **kwargs: Any,
     ) -> None:
         if projector not in ("moco", "barlow_twins"):
@@ -62,4 +65,9 @@ class RMCLViltConfig(ViltConfig):
         self.barlow_lambda = barlow_lambda
         self.itc_weight = itc_weight
         self.wpa_weight = wpa_weight
-        super().__init__(**kwargs)
+        kwargs.pop("model_type", None)  # a stock checkpoint says "vilt"
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What `config.json` stores: non-default fields, and tying, whose default depends on the version."""
+        return super().to_diff_dict() | {"tie_word_embeddings": self.tie_word_embeddings}

@@ -1,6 +1,6 @@
 """The ViLT encoder (arXiv:2102.03334); its weights interchange with those of Transformers' ViLT."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from .vilt_embeddings import ViltEmbeddings
 from .vilt_encoder import ViltEncoder, ViltPooler
 
 if TYPE_CHECKING:
-    # Transformers saves a model with every file that its source names in a relative import. Naming the heads here makes
-    # every saved folder load as every class of AUTO_MAP, without a circular import at run time.
-    from .modeling_rmcl_vilt_heads import RMCLViltForQuestionAnswering
-    from .modeling_rmcl_vilt_pretraining import RMCLViltForPreTraining
+    # Transformers saves a model with every file that its source names in a relative import. Naming the heads
+    # here makes every saved folder load as every class of AUTO_MAP, without a circular import at run time.
+    from .modeling_rmcl_vilt_heads import RMCLViltForQuestionAnswering as RMCLViltForQuestionAnswering
+    from .modeling_rmcl_vilt_pretraining import RMCLViltForPreTraining as RMCLViltForPreTraining
 
 try:  # Transformers 5 builds models on the meta device; its functions skip what the checkpoint has filled.
     from transformers import initialization as init
@@ -30,7 +30,7 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_rmcl_vilt_heads.RMCLViltForMaskedLM",
     "AutoModelForVisualQuestionAnswering": "modeling_rmcl_vilt_heads.RMCLViltForQuestionAnswering",
     "AutoModelForSequenceClassification": "modeling_rmcl_vilt_heads.RMCLViltForImagesAndTextClassification",
-    # Transformers has no auto class for retrieval; "does the second input belong to the first" is the closest.
+    # Transformers has no auto class for retrieval; "does the second input belong to the first" is closest.
     "AutoModelForNextSentencePrediction": "modeling_rmcl_vilt_heads.RMCLViltForImageAndTextRetrieval",
 }
 
@@ -41,10 +41,10 @@ class RMCLViltPreTrainedModel(PreTrainedModel):
     config_class = RMCLViltConfig
     base_model_prefix = "vilt"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ViltEmbeddings", "ViltLayer"]
+    _no_split_modules: ClassVar = ["ViltEmbeddings", "ViltLayer"]
     _supports_sdpa = True
     _supports_attention_backend = True
-    _keys_to_ignore_on_load_unexpected = [r"text_embeddings\.position_ids"]  # stored by old ViLT checkpoints
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"text_embeddings\.position_ids"]  # in old ViLT checkpoints
 
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__(config)
@@ -64,10 +64,11 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         input_ids: `(batch, length)`; or inputs_embeds: word vectors `(batch, length, hidden)` in their place.
         attention_mask: `(batch, length)`, 1 = real token; default all.
         token_type_ids: `(batch, length)`; default zeros.
-        pixel_values: `(batch, channels, height, width)`, normalised by `(x - 0.5) / 0.5`, sides multiples of the patch.
+        pixel_values: `(batch, channels, height, width)`, normalised by `(x - 0.5) / 0.5`, sides multiples of
+            the patch size.
         pixel_mask: `(batch, height, width)`, 1 = real pixel; default all.
-        image_embeds: image tokens `(batch, tokens, hidden)` from `embeddings.embed_image` in place of `pixel_values`;
-            `pixel_mask` is then their token mask `(batch, tokens)`.
+        image_embeds: image tokens `(batch, tokens, hidden)` from `embeddings.embed_image` in place of
+            `pixel_values`; `pixel_mask` is then their token mask `(batch, tokens)`.
         image_token_type_idx: modality type of the image, an int or one per row `(batch,)`; default 1.
     """
 
@@ -80,9 +81,11 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings; their output is what `inputs_embeds` replaces."""
         return self.embeddings.text_embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
         self.embeddings.text_embeddings.word_embeddings = value
 
     @can_return_tuple
@@ -99,10 +102,14 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Encode pairs; `last_hidden_state` is `(batch, length + 1 + patches, hidden)`, text, class token, patches.
+        """Encode pairs.
+
+        Returns:
+            `last_hidden_state` `(batch, length + 1 + patches, hidden)`: text, class token, patches; and
+            `pooler_output` `(batch, hidden)`, the joint representation.
 
         Raises:
-            ValueError: If inputs are missing, do not fit together, or attention weights are asked of fused attention.
+            ValueError: If inputs are missing or do not fit, or if fused attention is asked for its weights.
         """
         text, text_mask = self._embed_text(input_ids, attention_mask, token_type_ids, inputs_embeds)
         image, image_mask = self._embed_image(pixel_values, pixel_mask, image_embeds, image_token_type_idx)
@@ -142,7 +149,7 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         image_embeds: Tensor | None = None,
         image_token_type_idx: int | Tensor | None = None,
     ) -> Tensor:
-        """Joint representation `(batch, hidden)` of pairs: `forward(...).pooler_output` at less cost (thesis Eq. 2.6)."""
+        """Joint representation `(batch, hidden)` of pairs (thesis Eq. 2.6): the pooler output, cheaper."""
         text, text_mask = self._embed_text(input_ids, attention_mask, token_type_ids, inputs_embeds)
         image, image_mask = self._embed_image(pixel_values, pixel_mask, image_embeds, image_token_type_idx)
         return self._pool(torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1))

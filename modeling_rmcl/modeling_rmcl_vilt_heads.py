@@ -1,6 +1,6 @@
 """Heads on the ViLT encoder for masked language modelling and the downstream tasks (thesis section 4)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,11 @@ from transformers.utils import can_return_tuple
 
 from .configuration_rmcl import RMCLViltConfig
 from .modeling_rmcl_vilt import RMCLViltModel, RMCLViltPreTrainedModel
+
+try:  # see modeling_rmcl_vilt
+    from transformers import initialization as init
+except ImportError:
+    from torch.nn import init
 
 
 class RMCLViltJointHead(RMCLViltPreTrainedModel):
@@ -66,23 +71,24 @@ class RMCLViltForQuestionAnswering(RMCLViltJointHead):
         self.post_init()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Binary cross-entropy summed over answers; labels `(batch, num_labels)` are soft scores in [0, 1]."""
+        """Binary cross-entropy summed over answers; labels `(batch, num_labels)` are scores in [0, 1]."""
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype)) * labels.shape[1]
 
 
 class RMCLViltForImagesAndTextClassification(RMCLViltJointHead):
     """Classification of a sentence about `config.num_images` images (NLVR2: two images, true or false).
 
-    `pixel_values` is `(batch, num_images, channels, height, width)`, `pixel_mask` `(batch, num_images, height, width)`.
-    Image i has modality type i + 1.
+    `pixel_values` is `(batch, num_images, channels, height, width)`, `pixel_mask` is
+    `(batch, num_images, height, width)`. Image i has modality type i + 1.
     """
 
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__(config)
         if config.num_images < 1 or config.modality_type_vocab_size <= config.num_images:
             raise ValueError(
-                f"num_images={config.num_images} needs num_images >= 1 and modality_type_vocab_size > num_images, got "
-                f"{config.modality_type_vocab_size}; NLVR2 uses num_images=2, modality_type_vocab_size=3."
+                "num_images must be at least 1 and modality_type_vocab_size greater than it, got "
+                f"{config.num_images} and {config.modality_type_vocab_size}; NLVR2 uses num_images=2, "
+                "modality_type_vocab_size=3."
             )
         self.vilt = RMCLViltModel(config)
         width = config.hidden_size * config.num_images
@@ -95,8 +101,8 @@ class RMCLViltForImagesAndTextClassification(RMCLViltJointHead):
         num_images = self.config.num_images
         if images is None or images.shape[1] != num_images:
             raise ValueError(
-                f"Expected {num_images} images per text, pixel_values (batch, {num_images}, channels, height, width); "
-                f"got {None if images is None else tuple(images.shape)}."
+                f"Expected {num_images} images per text, pixel_values (batch, {num_images}, channels, "
+                f"height, width), got {None if images is None else tuple(images.shape)}."
             )
         # One pass over batch * num_images rows: the text is repeated, image i gets modality type i + 1.
         rows = {
@@ -138,12 +144,14 @@ class RMCLViltForImageAndTextRetrieval(RMCLViltJointHead):
         """Cross-entropy over groups of candidates.
 
         Args:
-            logits: `(batch, 1)`; consecutive rows form groups of equal size (thesis: one true text, 15 random ones).
+            logits: `(batch, 1)`; consecutive rows form groups of equal size (thesis: the true text and 15
+                random ones).
             labels: `(groups,)`, index of the true pair within its group.
         """
         if len(labels) == 0 or len(logits) % len(labels):
             raise ValueError(
-                f"{len(logits)} pairs do not divide into {len(labels)} groups; give one label per group of candidates."
+                f"{len(logits)} pairs do not divide into {len(labels)} groups; "
+                "give one label per group of candidates."
             )
         return F.cross_entropy(logits.view(len(labels), -1), labels)
 
@@ -158,22 +166,66 @@ class ViltMLMTransform(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
+        """Transform `(..., hidden)`."""
         return self.LayerNorm(self.activation(self.dense(states)))
 
 
 class ViltMLMHead(nn.Module):
-    """Word piece logits of text states."""
+    """Word piece logits of text states.
+
+    The decoder's bias is `decoder.bias` to Transformers 5 and `bias` to Transformers 4. Files hold both
+    names; the buffer `bias` is there to receive the second and is never used itself.
+    """
 
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__()
         self.transform = ViltMLMTransform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.register_buffer("bias", torch.zeros(config.vocab_size))
 
     def forward(self, states: Tensor) -> Tensor:
+        """Map `(..., hidden)` to `(..., vocab_size)`."""
         return self.decoder(self.transform(states))
 
 
-class RMCLViltForMaskedLM(RMCLViltPreTrainedModel):
+class RMCLViltMLMModel(RMCLViltPreTrainedModel):
+    """Loading and saving of models with `vilt` and `mlm_score`."""
+
+    _tied_weights_keys: ClassVar = {
+        "mlm_score.decoder.weight": "vilt.embeddings.text_embeddings.word_embeddings.weight"
+    }
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Decoder of the masked language model."""
+        return self.mlm_score.decoder
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the decoder."""
+        self.mlm_score.decoder = value
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ViltMLMHead):
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in Transformers; a bias stored under Transformers 4's name is used."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = info["missing_keys"]
+        if "mlm_score.decoder.bias" in missing and "mlm_score.bias" not in missing:
+            with torch.no_grad():
+                model.mlm_score.decoder.bias.copy_(model.mlm_score.bias)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any) -> None:
+        """As in Transformers, with the decoder's bias under both names."""
+        state_dict = dict(self.state_dict() if state_dict is None else state_dict)
+        state_dict["mlm_score.bias"] = state_dict["mlm_score.decoder.bias"].clone()
+        super().save_pretrained(*args, state_dict=state_dict, **kwargs)
+
+
+class RMCLViltForMaskedLM(RMCLViltMLMModel):
     """Word piece prediction at masked places of the text."""
 
     def __init__(self, config: RMCLViltConfig) -> None:

@@ -11,8 +11,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_rmcl import RMCLViltConfig
 from .contrastive_losses import gather_embeddings
-from .modeling_rmcl_vilt import RMCLViltModel, RMCLViltPreTrainedModel
-from .modeling_rmcl_vilt_heads import ViltMLMHead
+from .modeling_rmcl_vilt import RMCLViltModel
+from .modeling_rmcl_vilt_heads import RMCLViltMLMModel, ViltMLMHead
 from .projectors import build_projector
 from .word_patch_alignment import inner_word_mask, word_patch_alignment_loss
 
@@ -27,7 +27,7 @@ class RMCLViltForPreTrainingOutput(ModelOutput):
     """Losses are scalars without their weights, except `loss`, which is the weighted sum.
 
     Args:
-        loss: `mlm_loss + itm_loss + wpa_weight * wpa_loss + itc_weight * itc_loss`, of those that were computed.
+        loss: `mlm_loss + itm_loss + wpa_weight * wpa_loss + itc_weight * itc_loss`, of those computed.
         mlm_loss: Cross-entropy at masked word pieces.
         itm_loss: Cross-entropy of image-text matching.
         wpa_loss: Word-patch alignment, see `word_patch_alignment_loss`.
@@ -43,7 +43,7 @@ class RMCLViltForPreTrainingOutput(ModelOutput):
     embeds: Tensor | None = None
 
 
-class RMCLViltForPreTraining(RMCLViltPreTrainedModel):
+class RMCLViltForPreTraining(RMCLViltMLMModel):
     """ViLT pre-training (MLM, ITM, word-patch alignment, optional ITC) and the projector of RMCL."""
 
     def __init__(self, config: RMCLViltConfig) -> None:
@@ -77,7 +77,7 @@ class RMCLViltForPreTraining(RMCLViltPreTrainedModel):
         return self.itm_score(joint)
 
     def text_embedding(self, **inputs: Any) -> Tensor:
-        """Unit vectors `(batch, projection_dim)` of texts alone, for retrieval; inputs as in `text_representation`."""
+        """Unit vectors `(batch, projection_dim)` of texts alone; inputs as in `text_representation`."""
         self._require_itc()
         return F.normalize(self.text_projection(self.vilt.text_representation(**inputs)), dim=1)
 
@@ -102,13 +102,7 @@ class RMCLViltForPreTraining(RMCLViltPreTrainedModel):
     ) -> RMCLViltForPreTrainingOutput:
         """Joint embeddings, or the ViLT pre-training losses when their targets are given.
 
-        Args:
-            input_ids: As the following five, see `RMCLViltModel`.
-            attention_mask: .
-            token_type_ids: .
-            pixel_values: .
-            pixel_mask: .
-            inputs_embeds: .
+        Inputs are those of `RMCLViltModel`, and the targets:
             mlm_input_ids: Masked text `(batch, length)`, of the same images.
             mlm_labels: Original ids `(batch, length)` at masked places, -100 elsewhere.
             itm_image_index: `(batch,)`, row of the image that each unmasked text is paired with.
@@ -179,7 +173,7 @@ class RMCLViltForPreTraining(RMCLViltPreTrainedModel):
     def _itc_loss(
         self, input_ids: Tensor, image: Tensor, image_mask: Tensor, **text: Tensor | None
     ) -> Tensor:
-        """Symmetric InfoNCE between texts and images encoded alone (CLIP, arXiv:2103.00020); not in the thesis."""
+        """Symmetric InfoNCE of texts and images encoded alone (CLIP, arXiv:2103.00020), not in the thesis."""
         texts = gather_embeddings(self.text_embedding(input_ids=input_ids, **text))  # (world * batch, dim)
         images = gather_embeddings(self.image_embedding(image_embeds=image, pixel_mask=image_mask))
         logits = self.itc_log_scale.exp().clamp(max=100) * texts @ images.T  # CLIP's limit on the scale
@@ -189,6 +183,6 @@ class RMCLViltForPreTraining(RMCLViltPreTrainedModel):
     def _require_itc(self) -> None:
         if self.itc_log_scale is None:
             raise ValueError(
-                "This model has no single-modality projections: config.itc_weight is 0. Pre-train with itc_weight > 0, "
-                "or rank pairs with RMCLViltForImageAndTextRetrieval."
+                "This model has no single-modality projections: config.itc_weight is 0. Pre-train with "
+                "itc_weight > 0, or rank pairs with RMCLViltForImageAndTextRetrieval."
             )

@@ -1,4 +1,4 @@
-"""Word and patch embeddings of ViLT (arXiv:2102.03334, section 3.1). Parameter names are those of Transformers' ViLT."""
+"""Word and patch embeddings of ViLT (arXiv:2102.03334, section 3.1), named as in Transformers' ViLT."""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, inputs_embeds: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Embed word vectors `(batch, length, hidden)`; `token_type_ids` `(batch, length)` defaults to zeros."""
+        """Embed word vectors `(batch, length, hidden)`; `token_type_ids` default to zeros."""
         length, longest = inputs_embeds.shape[1], self.position_embeddings.num_embeddings
         if length > longest:
             raise ValueError(
@@ -80,82 +80,102 @@ class ViltEmbeddings(nn.Module):
     def embed_image(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Image tokens without their modality type, in row-major patch order.
 
-        Transformers' ViLT shuffles the patches with the global random generator; order does not matter to the encoder,
-        but a fixed one makes patch states comparable and leaves the generator alone.
+        Transformers' ViLT shuffles the patches with the global random generator. The encoder does not care
+        about order, but a fixed one makes patch states comparable and leaves the generator alone.
 
         Args:
             pixel_values: `(batch, channels, height, width)`, both sides multiples of the patch size.
-            pixel_mask: `(batch, height, width)`, 1 = real pixel; the real pixels fill a top left rectangle. A patch
-                counts as real when its first pixel is.
+            pixel_mask: `(batch, height, width)`, 1 = real pixel; the real pixels fill a top left rectangle. A
+                patch counts as real when its first pixel is. Default: all are real.
 
         Returns:
-            Tokens `(batch, 1 + patches, hidden)`, class token first, and their mask `(batch, 1 + patches)`. `patches`
-            is the largest number of real patches in the batch; padding patches come last.
+            Tokens `(batch, 1 + patches, hidden)`, class token first, and their mask `(batch, 1 + patches)`.
+            `patches` is the largest number of real patches in the batch; padding patches come last.
 
         Raises:
-            ValueError: If shapes do not fit, an image is fully masked, or has more than `max_image_length` patches.
+            ValueError: If shapes do not fit, an image is fully masked, or one has more patches than
+                `config.max_image_length`.
         """
-        patch_mask = self._patch_mask(pixel_values, pixel_mask)  # (batch, rows, columns)
-        patches = self.patch_embeddings(pixel_values) + self._grid_positions(patch_mask)
-        patches, patch_mask = _move_padding_last(patches.flatten(1, 2), patch_mask.flatten(1))
+        patches = self.patch_embeddings(self._check_pixels(pixel_values))  # (batch, rows, columns, hidden)
+        if pixel_mask is None:
+            patches = (patches + self._stretched_positions(patches.shape[1:3])).flatten(1, 2)
+            patch_mask = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+        else:
+            patch_mask = self._patch_mask(pixel_values, pixel_mask)  # (batch, rows, columns)
+            heights, widths = patch_mask[:, :, 0].sum(1), patch_mask[:, 0, :].sum(1)
+            patches = (patches + self._stretched_positions(patches.shape[1:3], heights, widths)).flatten(1, 2)
+            patches, patch_mask = _move_padding_last(patches, patch_mask.flatten(1))
         if 0 < self.config.max_image_length < patches.shape[1]:
             raise ValueError(
-                f"An image has {patches.shape[1]} patches but config.max_image_length={self.config.max_image_length}. "
-                "Transformers' ViLT would drop patches at random; resize the image or set max_image_length=-1."
+                f"An image has {patches.shape[1]} patches but config.max_image_length is "
+                f"{self.config.max_image_length}. Transformers' ViLT would drop patches at random; "
+                "resize the image or set max_image_length=-1."
             )
         class_token = self.cls_token + self.position_embeddings[:, :1]  # (1, 1, hidden)
         tokens = torch.cat([class_token.expand(len(patches), -1, -1), patches], dim=1)
         return self.dropout(tokens), F.pad(patch_mask, (1, 0), value=1)
 
-    def _patch_mask(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> Tensor:
+    def _check_pixels(self, pixel_values: Tensor) -> Tensor:
         patch, channels = self.config.patch_size, self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
-                f"pixel_values must have shape (batch, {channels}, height, width), got {tuple(pixel_values.shape)}."
+                f"pixel_values must have shape (batch, {channels}, height, width), "
+                f"got {tuple(pixel_values.shape)}."
             )
-        batch, _, height, width = pixel_values.shape
+        height, width = pixel_values.shape[2:]
         if height % patch or width % patch or not height or not width:
             raise ValueError(
                 f"Image sides must be multiples of the patch size {patch}, got {height} x {width}; "
                 f"resize or pad with the processor (size_divisor={patch})."
             )
-        if pixel_mask is None:
-            return torch.ones(
-                batch, height // patch, width // patch, dtype=torch.long, device=pixel_values.device
-            )
-        if pixel_mask.shape != (batch, height, width):
+        return pixel_values
+
+    def _patch_mask(self, pixel_values: Tensor, pixel_mask: Tensor) -> Tensor:
+        """A patch is real when its first pixel is; the real patches of an image must fill a rectangle."""
+        expected = (len(pixel_values), *pixel_values.shape[2:])
+        if pixel_mask.shape != expected:
             raise ValueError(
-                f"pixel_mask must have shape {(batch, height, width)} like its pixel_values, got {tuple(pixel_mask.shape)}."
+                f"pixel_mask must have shape {expected} to match pixel_values, got {tuple(pixel_mask.shape)}."
             )
-        patch_mask = pixel_mask[:, ::patch, ::patch].long()
-        empty = (patch_mask[:, 0, 0] == 0).nonzero().flatten().tolist()
-        if empty:
+        patch = self.config.patch_size
+        patch_mask = pixel_mask[:, ::patch, ::patch].long()  # (batch, rows, columns)
+        area = patch_mask[:, :, 0].sum(1) * patch_mask[:, 0, :].sum(1)  # (batch,)
+        bad = ((area == 0) | (area != patch_mask.sum(dim=(1, 2)))).nonzero().flatten().tolist()
+        if bad:
             raise ValueError(
-                f"pixel_mask marks no real pixel at the top left of image(s) {empty} of the batch; "
-                "real pixels are 1 and start in the top left corner."
+                f"pixel_mask of image(s) {bad} in the batch is empty or no top left rectangle; "
+                "mark real pixels with 1, starting at the top left corner, and padding with 0."
             )
         return patch_mask
 
-    def _grid_positions(self, patch_mask: Tensor) -> Tensor:
+    def _stretched_positions(
+        self, grid: tuple[int, int], heights: Tensor | None = None, widths: Tensor | None = None
+    ) -> Tensor:
         """Position embeddings stretched over each image's own rectangle, bilinear with aligned corners.
 
-        Bilinear interpolation is separable and linear, so two small matrices per image replace a loop over images.
+        Bilinear interpolation is separable and linear, so two small matrices per image replace a loop over
+        images.
+
+        Args:
+            grid: Rows and columns of patches in the batch.
+            heights: Real rows of each image `(batch,)`; default all.
+            widths: Real columns of each image `(batch,)`; default all.
 
         Returns:
-            `(batch, rows, columns, hidden)`; values at padding patches are meaningless.
+            `(batch or 1, rows, columns, hidden)`; values at padding patches are meaningless.
         """
-        size = self.grid_size
-        grid = self.position_embeddings[0, 1:].view(size, size, -1)  # (size, size, hidden)
-        if patch_mask.shape[1:] == (size, size) and bool(patch_mask.all()):
-            return grid
-        row_weights = _interpolation_matrix(patch_mask[:, :, 0].sum(1), patch_mask.shape[1], size)
-        column_weights = _interpolation_matrix(patch_mask[:, 0, :].sum(1), patch_mask.shape[2], size)
-        stretched = torch.einsum("brp,pqd->brqd", row_weights.to(grid.dtype), grid)
-        return torch.einsum("bcq,brqd->brcd", column_weights.to(grid.dtype), stretched)
+        size, device = self.grid_size, self.position_embeddings.device
+        positions = self.position_embeddings[0, 1:].view(size, size, -1)  # (size, size, hidden)
+        if heights is None:
+            heights, widths = (torch.tensor([length], device=device) for length in grid)
+        row_weights = _interpolation_matrix(heights, grid[0], size).to(positions.dtype)
+        column_weights = _interpolation_matrix(widths, grid[1], size).to(positions.dtype)
+        rows = torch.einsum("brp,pqd->brqd", row_weights, positions)
+        return torch.einsum("bcq,brqd->brcd", column_weights, rows)
 
 
 def _interpolation_matrix(lengths: Tensor, padded_length: int, source_length: int) -> Tensor:
-    """Weights `(batch, padded_length, source_length)` of linear interpolation to each length, corners aligned."""
+    """Weights `(batch, padded_length, source_length)` of linear interpolation with aligned corners."""
     target = torch.arange(padded_length, device=lengths.device)
     source = torch.arange(source_length, device=lengths.device)
     step = (source_length - 1) / (lengths - 1).clamp_min(1)  # (batch,); one target point sits on source 0

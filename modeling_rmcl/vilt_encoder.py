@@ -1,4 +1,4 @@
-"""Pre-LN transformer of ViLT on Transformers' attention interface. Parameter names are those of Transformers' ViLT."""
+"""Transformer of ViLT on Transformers' attention interface, named as in Transformers' ViLT."""
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ def eager_attention(
     scaling: float,
     dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Attention in plain tensor operations: the reference, twice differentiable, and the one that returns weights.
+    """Attention in plain tensor operations: twice differentiable, and it returns the weights.
 
     Args:
         module: The calling module.
@@ -49,7 +49,8 @@ class ViltSelfAttention(nn.Module):
         super().__init__()
         if config.hidden_size % config.num_attention_heads:
             raise ValueError(
-                f"hidden_size {config.hidden_size} must be a multiple of num_attention_heads {config.num_attention_heads}."
+                f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size} and "
+                f"{config.num_attention_heads}."
             )
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -61,12 +62,13 @@ class ViltSelfAttention(nn.Module):
     def forward(
         self, hidden: Tensor, attention_mask: Tensor | None, num_queries: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        batch, length, _ = hidden.shape
+        """Attend from the first `num_queries` tokens to all; output `(batch, queries, hidden)`, weights."""
+        batch = len(hidden)
         heads = (batch, -1, self.config.num_attention_heads, self.head_dim)
         query = (
             self.query(hidden[:, :num_queries]).view(heads).transpose(1, 2)
-        )  # (batch, heads, queries, head_dim)
-        key = self.key(hidden).view(heads).transpose(1, 2)  # (batch, heads, length, head_dim)
+        )  # (batch, heads, queries, dim)
+        key = self.key(hidden).view(heads).transpose(1, 2)  # (batch, heads, length, dim)
         value = self.value(hidden).view(heads).transpose(1, 2)
         implementation = self.config._attn_implementation
         attention = eager_attention if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
@@ -78,7 +80,7 @@ class ViltSelfAttention(nn.Module):
 
 
 class ViltDense(nn.Module):
-    """Linear layer and dropout that close a sub-block; its own module only because the stored names say so."""
+    """Linear layer and dropout that close a sub-block; a module because the stored names say so."""
 
     def __init__(self, in_features: int, config: RMCLViltConfig) -> None:
         super().__init__()
@@ -86,6 +88,7 @@ class ViltDense(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Map `(..., in_features)` to `(..., hidden)`."""
         return self.dropout(self.dense(hidden))
 
 
@@ -100,6 +103,7 @@ class ViltAttention(nn.Module):
     def forward(
         self, hidden: Tensor, attention_mask: Tensor | None, num_queries: int | None
     ) -> tuple[Tensor, Tensor | None]:
+        """Attend from the first `num_queries` tokens to all."""
         output, weights = self.attention(hidden, attention_mask, num_queries)
         return self.output(output), weights
 
@@ -113,6 +117,7 @@ class ViltIntermediate(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Map `(..., hidden)` to `(..., intermediate_size)`."""
         return self.activation(self.dense(hidden))
 
 
@@ -156,8 +161,8 @@ class ViltEncoder(nn.Module):
         Args:
             hidden: Embeddings `(batch, length, hidden)`.
             mask: `(batch, length)`, 1 = real token.
-            first_token_only: Compute the last block for the first token alone. The pooler reads nothing else, so its
-                output is the same and most of that block's cost is saved.
+            first_token_only: Compute the last block for the first token alone. The pooler reads nothing else,
+                so its output is the same and most of that block's cost is saved.
             output_hidden_states: Also return the states before the first and after every block.
             output_attentions: Also return the attention weights of every block; needs eager attention.
         """

@@ -1,4 +1,4 @@
-"""Word-patch alignment of ViLT pre-training: optimal transport between word and patch states, solved by IPOT."""
+"""Word-patch alignment of ViLT pre-training: optimal transport between word and patch states by IPOT."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ def ipot_plan(
     num_iterations: int = 50,
     num_inner: int = 1,
 ) -> Tensor:
-    """Transport plan between uniform marginals by the inexact proximal point method (arXiv:1802.04307, Algorithm 1).
+    """Optimal transport plan between uniform marginals by IPOT (arXiv:1802.04307, Algorithm 1).
 
     Args:
         cost: Transport costs `(batch, words, patches)`.
@@ -24,8 +24,8 @@ def ipot_plan(
         num_inner: Sinkhorn updates per proximal step.
 
     Returns:
-        Plan `(batch, words, patches)` in float32 with row sums 1/words, column sums 1/patches, zero at padding;
-        all zero for an example without words or patches.
+        Plan `(batch, words, patches)` in float32, zero at padding, with column sums 1/patches exactly and row
+        sums 1/words up to convergence; all zero for an example without words or patches.
     """
     both = (word_mask[:, :, None] & patch_mask[:, None, :]).float()  # (batch, words, patches)
     num_words = word_mask.sum(dim=1, keepdim=True).float()  # (batch, 1)
@@ -78,7 +78,9 @@ def alignment_distance(
 def word_patch_alignment_loss(
     words: Tensor, patches: Tensor, word_mask: Tensor, patch_mask: Tensor, is_match: Tensor
 ) -> Tensor:
-    """Pull words and patches of true pairs together, push those of false pairs apart (thesis Eq. 2.8).
+    """Pull words and patches of true pairs together, push those of false pairs apart.
+
+    ViLT's objective (arXiv:2102.03334, section 3.2), after UNITER's word-region alignment (arXiv:1909.11740).
 
     Args:
         words: Word states `(batch, words, hidden)`.
@@ -88,14 +90,14 @@ def word_patch_alignment_loss(
         is_match: `(batch,)`, 1 = text and image belong together.
 
     Returns:
-        Scalar `(sum of true pairs' distances - sum of false pairs' distances) / batch`; ViLT weighs it by 0.1.
+        Scalar `(sum of true pairs' distances - sum of false pairs' distances) / batch`; ViLT's weight is 0.1.
     """
     distance = alignment_distance(words, patches, word_mask, patch_mask)  # (batch,)
     return torch.where(is_match.bool(), distance, -distance).mean()
 
 
 def inner_word_mask(attention_mask: Tensor) -> Tensor:
-    """True at words only: the first and the last real token of each text ([CLS], [SEP]) and padding are left out.
+    """True at words only: not at the first and last real token of a text ([CLS], [SEP]) nor at padding.
 
     Args:
         attention_mask: `(batch, length)`, 1 = real token, padding on the right.
