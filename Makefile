@@ -30,7 +30,7 @@ format: install ## Repair style and formatting
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-typecheck: install .typecheck ## Check types
+typecheck: install build/typecheck ## Check types
 	.venv/bin/basedpyright
 
 build: $(UV) ## Build the sdist, and the wheel from it, into dist/
@@ -40,7 +40,7 @@ build: $(UV) ## Build the sdist, and the wheel from it, into dist/
 check: lint typecheck build test test-transformers4 ## Run everything that CI runs
 
 clean: ## Remove what the other targets made, but not runs/
-	rm -rf .uv .venv .venv-transformers4 .typecheck build dist *.egg-info
+	rm -rf .uv .venv .venv-transformers4 build dist *.egg-info
 
 # uv lives in an environment of its own, so that the machine needs none and .venv holds only what is locked.
 $(UV):
@@ -58,8 +58,8 @@ $(UV):
 	@touch $@
 
 # Type checkers do not follow the editable install's import hook; this view shows the folders as one package.
-.typecheck: Makefile
+build/typecheck: Makefile
 	@rm -rf $@
 	@mkdir -p $@/rmcl_hub
-	@for folder in $(PACKAGES); do ln -s ../../$$folder $@/rmcl_hub/$$folder; done
-	@for file in src/rmcl_hub/*.py; do ln -s ../../$$file $@/rmcl_hub/; done
+	@for folder in $(PACKAGES); do ln -s ../../../$$folder $@/rmcl_hub/$$folder; done
+	@for file in src/rmcl_hub/*.py; do ln -s ../../../$$file $@/rmcl_hub/; done
