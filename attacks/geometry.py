@@ -16,27 +16,33 @@ if TYPE_CHECKING:
 
 
 class GeometryAttack:
-    """Replace words by synonyms so that the joint embedding moves up the gradient of the loss (RMCL thesis, 2.5.2).
+    """Replace words by synonyms so that the joint embedding moves up the gradient of the loss (RMCL thesis,
+    2.5.2).
 
-    Every loop does, for all unfinished examples of the batch at once: take v, the gradient of the loss with respect to
-    the joint embedding q, and the gradient with respect to every word (word pieces averaged); take the word with the
-    largest gradient norm that is not a stop word, was not tried before and has substitutes; embed the sentence with
-    each substitute; choose the substitute whose displacement of q projects furthest along v; keep it if the loss rises.
+    Every loop does, for all unfinished examples of the batch at once: take v, the gradient of the loss with
+    respect to the joint embedding q, and the gradient with respect to every word (word pieces averaged); take
+    the word with the largest gradient norm that is not a stop word, was not tried before and has substitutes;
+    embed the sentence with each substitute; choose the substitute whose displacement of q projects furthest
+    along v; keep it if the loss rises.
 
-    The thesis takes the absolute value of the projection, which also chooses substitutes that lower the loss; here the
-    projection is signed, and a substitute that does not raise the loss is dropped (its word is not tried again).
+    The thesis takes the absolute value of the projection, which also chooses substitutes that lower the loss;
+    here the projection is signed, and a substitute that does not raise the loss is dropped (its word is not
+    tried again).
 
-    The attack works on strings. Casing and punctuation around a word stay; the adversarial string is tokenised again,
-    and only substitutes that leave the tokens of all other words alone are tried, so nothing is pushed out by
-    truncation. Words that truncation hides, parts of hyphenated words and contractions, and substitutes that the
-    tokenizer cannot spell are left out. White box, deterministic.
+    The attack works on strings. Casing and punctuation around a word stay; the adversarial string is
+    tokenised again, and only substitutes that leave the tokens of all other words alone are tried, so nothing
+    is pushed out by truncation. Words that truncation hides, parts of hyphenated words and contractions, and
+    substitutes that the tokenizer cannot spell are left out. White box, deterministic.
 
-    Budget: at most `max_change_share` of the visible words, rounded down, but one word where the text has at least two
-    that are not stop words: otherwise captions of up to four words, common in practice, could never be attacked. A
-    text with a single such word stays as it is unless it is long enough: its one substitution would replace all of it.
+    Budget: at most `max_change_share` of the visible words, rounded down, but one word where the text has at
+        least two
+    that are not stop words: otherwise captions of up to four words, common in practice, could never be
+    attacked. A text with a single such word stays as it is unless it is long enough: its one substitution
+    would replace all of it.
 
-    Cost in example rows, for a batch of B: B forwards and one backward per attackable text for the clean batch; one
-    forward per substitute tried; one forward and one backward per accepted change after which a word is left to try.
+    Cost in example rows, for a batch of B: B forwards and one backward per attackable text for the clean
+    batch; one forward per substitute tried; one forward and one backward per accepted change after which a
+    word is left to try.
 
     Args:
         tokenizer: A fast tokenizer, the one that made `input_ids`.
@@ -381,7 +387,8 @@ class _Search:
             if ids[row][mask[row] != 0].tolist() != expected:
                 raise ValueError(
                     f"input_ids of row {row} are not the encoding of its text {text!r} "
-                    f"(max_length={self.max_length}); give the attack the tokenizer and max_length that made them."
+                    f"(max_length={self.max_length}); give the attack the tokenizer and max_length that "
+                    "made them."
                 )
 
 

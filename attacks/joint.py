@@ -9,10 +9,11 @@ _TEXT_FIELDS = ("text", "input_ids", "attention_mask", "token_type_ids")
 
 
 class IndependentAttack:
-    """Attack image and text separately, each against the clean other one, then combine (the thesis's PGD+GEOM).
+    """Attack image and text separately, each against the clean other one, then combine (the thesis's
+    PGD+GEOM).
 
-    The combination is not optimised: `loss_after` is the objective of the combined pair and may be below that of one
-    of its halves. Cost: both attacks, plus one forward per example to score the combination.
+    The combination is not optimised: `loss_after` is the objective of the combined pair and may be below that
+    of one of its halves. Cost: both attacks, plus one forward per example to score the combination.
 
     Args:
         image_attack: Changes `pixel_values`.

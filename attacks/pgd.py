@@ -1,7 +1,7 @@
 """Projected gradient descent on pixels: the image half of RMCL's inner maximisation."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -15,36 +15,40 @@ GradientRule: TypeAlias = Literal["sign", "l2", "linf"]
 class PGD:
     r"""Instance-wise L-infinity PGD in pixel space (Madry et al., arXiv:1706.06083; RMCL thesis, eq. 2.12).
 
-    Starting from the clean image (or a random point of the ball), repeat
-    `x <- project(x + step_size * direction(gradient of the objective))`, where `project` is onto the L-infinity ball
-    of radius `epsilon` around the clean image intersected with the valid pixel range. The iterate with the largest
-    objective is kept for every example; the clean image counts as an iterate, so `loss_after >= loss_before` always.
+    Starting from the clean image (or a random point of the ball), repeat `x <- project(x + step_size *
+    direction(gradient of the objective))`, where `project` is onto the L-infinity ball of radius `epsilon`
+    around the clean image intersected with the valid pixel range. The iterate with the largest objective is
+    kept for every example; the clean image counts as an iterate, so `loss_after >= loss_before` always.
 
-    Distance measure: L-infinity, in [0, 1] pixel units. White box. Padding (`pixel_mask == 0`) is never touched.
+    Distance measure: L-infinity, in [0, 1] pixel units. White box. Padding (`pixel_mask == 0`) is never
+    touched.
 
-    Cost in example rows, for a batch of B: `restarts * (num_steps + 1) * B` forwards and `restarts * num_steps * B`
-    backwards. The extra forward per restart scores the last iterate. A random start costs B forwards more, for
-    `loss_before`; from the clean image that is the first step's own forward. `epsilon = 0` costs B forwards.
+    Cost in example rows, for a batch of B: `restarts * (num_steps + 1) * B` forwards and `restarts *
+    num_steps * B` backwards. The extra forward per restart scores the last iterate. A random start costs B
+    forwards more, for `loss_before`; from the clean image that is the first step's own forward. `epsilon = 0`
+    costs B forwards.
 
     Args:
         epsilon: Radius of the ball, in [0, 1] pixel units (4/255, not 4).
         step_size: Length of one step (alpha) in the same units, in the norm of `gradient`.
         num_steps: Number of gradient steps.
-        gradient: `"sign"` (thesis, Algorithm 1), `"l2"`: gradient over its L2 norm (thesis, eq. 2.12), `"linf"`:
-            gradient over its largest magnitude (the author's code). The norm is taken per example, over all its images.
+        gradient: `"sign"` (thesis, Algorithm 1), `"l2"`: gradient over its L2 norm (thesis, eq. 2.12),
+            `"linf"`: gradient over its largest magnitude (the author's code). The norm is taken per example,
+            over all its images.
         random_start: Start from a uniformly random point of the ball instead of the clean image.
         restarts: Number of random starts; the best iterate of all of them is kept.
         image_mean: Mean that `pixel_values` were normalised with, one number or one per channel.
         image_std: Standard deviation that `pixel_values` were normalised with.
-        generator: Source of the random starts. Without one, the attack owns a generator seeded with 0: the global
-            random state neither matters nor changes.
+        generator: Source of the random starts. Without one, the attack owns a generator seeded with 0: the
+            global random state neither matters nor changes.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Shape:
         `pixel_values`: `(batch, ..., channels, height, width)`, normalised, so that
-        `pixel_values * image_std + image_mean` lies in [0, 1]. `pixel_mask`: `(batch, ..., height, width)`, optional.
+        `pixel_values * image_std + image_mean` lies in [0, 1]. `pixel_mask`: `(batch, ..., height, width)`,
+        optional.
 
     Example:
         >>> batch = {"pixel_values": torch.zeros(1, 3, 2, 2)}
@@ -79,8 +83,8 @@ class PGD:
             )
         if restarts < 1 or (restarts > 1 and not random_start):
             raise ValueError(
-                f"restarts is {restarts} with random_start={random_start}; expected at least 1, and exactly 1 without "
-                "a random start, because every restart would be the same."
+                f"restarts is {restarts} with random_start={random_start}; expected at least 1, and exactly "
+                "1 without a random start, because every restart would be the same."
             )
         self.epsilon = epsilon
         self.step_size = step_size
@@ -96,10 +100,12 @@ class PGD:
     def preset(cls, name: Literal["thesis", "standard"], epsilon: float | None = None) -> "PGD":
         """A named configuration, at its own radius or at `epsilon`.
 
-        `"thesis"`: the published tables' attack: five steps from the clean image, `linf` gradients, epsilon 0.0025 and
-        alpha = 10 epsilon. (The thesis prints 0.005 and 0.05, which are in the normalised space [-1, 1]. The author's
-        code adds the last step twice, so its published figures are for up to twice this radius; that is not copied.)
-        `"standard"`: what the robustness literature runs: ten sign steps of epsilon / 4 from a random start, 4/255.
+        `"thesis"`: the published tables' attack: five steps from the clean image, `linf` gradients, epsilon
+            0.0025 and
+        alpha = 10 epsilon. (The thesis prints 0.005 and 0.05, which are in the normalised space [-1, 1]. The
+        author's code adds the last step twice, so its published figures are for up to twice this radius; that
+        is not copied.) `"standard"`: what the robustness literature runs: ten sign steps of epsilon / 4 from
+        a random start, 4/255.
 
         Raises:
             ValueError: If there is no preset of that name.
@@ -120,8 +126,9 @@ class PGD:
     def __call__(self, batch: Batch, objective: Objective) -> AttackResult:
         """Attack the images of a batch.
 
-        A gradient entry that is not finite counts as zero, and an iterate whose loss is not a number never replaces a
-        better one, so an objective that breaks down on an example leaves that example at its best finite iterate.
+        A gradient entry that is not finite counts as zero, and an iterate whose loss is not a number never
+        replaces a better one, so an objective that breaks down on an example leaves that example at its best
+        finite iterate.
 
         Args:
             batch: Must hold `pixel_values`, and `pixel_mask` if images are padded; the rest is passed on.
@@ -131,8 +138,8 @@ class PGD:
             The batch with adversarial `pixel_values`, and the cost.
 
         Raises:
-            ValueError: If `pixel_values` are missing, not normalised as announced, or in half precision; or if the
-                objective is not per example or gives no gradient.
+            ValueError: If `pixel_values` are missing, not normalised as announced, or in half precision; or
+                if the objective is not per example or gives no gradient.
         """
         clean = _checked_pixels(batch)
         lower, upper = self._bounds(clean, batch.get("pixel_mask"))
@@ -158,8 +165,8 @@ class PGD:
                     best = torch.where(_per_example(better, clean), adversarial, best)
                     best_loss = torch.where(better, loss, best_loss)
                     if step < self.num_steps:
-                        # Where the bounds meet (padding), no step can move a pixel, so its gradient must not set
-                        # the scale of the others.
+                        # Where the bounds meet (padding), no step can move a pixel, so its gradient must not
+                        # set the scale of the others.
                         gradient = gradient.masked_fill(lower == upper, 0.0)
                         adversarial = torch.clamp(adversarial + self._step(gradient), lower, upper)
         return AttackResult({**batch, "pixel_values": best}, loss_before, best_loss, forwards, backwards)
@@ -177,8 +184,8 @@ class PGD:
         _check_range(clean, real, darkest, brightest)
 
         radius = self.epsilon / std
-        # float(radius) may be above epsilon / std, and x + radius may round away from x: a pixel could leave the ball
-        # by the last bit. Shrink by one representable number wherever that happens.
+        # float(radius) may be above epsilon / std, and x + radius may round away from x: a pixel could leave
+        # the ball by the last bit. Shrink by one representable number wherever that happens.
         radius = torch.where(
             radius.double() * std.double() > self.epsilon, radius.nextafter(radius * 0), radius
         )
@@ -242,8 +249,8 @@ def _checked_pixels(batch: Batch) -> Tensor:
     pixels = batch["pixel_values"].detach()
     if pixels.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"pixel_values are {pixels.dtype}; expected float32, because a step of {1 / 255:.4f} is at the resolution "
-            "of half precision. Attack float32 pixels and cast inside the objective."
+            f"pixel_values are {pixels.dtype}; expected float32, because a step of {1 / 255:.4f} is at "
+            "the resolution of half precision. Attack float32 pixels and cast inside the objective."
         )
     return pixels
 
@@ -254,9 +261,9 @@ def _check_range(clean: Tensor, real: Tensor, darkest: Tensor, brightest: Tensor
     if outside.any():
         values = clean[real]
         raise ValueError(
-            f"pixel_values range from {values.min():.4g} to {values.max():.4g}; expected normalised values from "
-            f"{darkest.min():.4g} to {brightest.max():.4g}. Pass the image processor's output, and its image_mean and "
-            "image_std to PGD."
+            f"pixel_values range from {values.min():.4g} to {values.max():.4g}; expected normalised values "
+            f"from {darkest.min():.4g} to {brightest.max():.4g}. Pass the image processor's output, and its "
+            "image_mean and image_std to PGD."
         )
 
 

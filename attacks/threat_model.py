@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """A hashable, serialisable description of the attacker; figures under different threat models are not comparable.
+    """A hashable, serialisable description of the attacker; figures under different threat models are not
+    comparable.
 
     Attributes:
         modality: What may change: `"image"`, `"text"` or `"both"`.
@@ -16,9 +17,11 @@ class ThreatModel:
         epsilon: Largest perturbation of one pixel, in [0, 1] pixel units. None when pixels are untouched.
         max_change_share: Largest share of a text's words that may change. None when words are untouched.
         max_candidates: Most substitutes tried for one word. None when words are untouched.
-        min_cosine: Smallest cosine of a word and its substitute, in the table's space. None when words are untouched.
+        min_cosine: Smallest cosine of a word and its substitute, in the table's space. None when words are
+            untouched.
         synonyms: Digest of the table the substitutes come from. None when words are untouched.
-        access: `"white-box"` (gradients of the attacked model), `"transfer"` (gradients of another) or `"black-box"`.
+        access: `"white-box"` (gradients of the attacked model), `"transfer"` (gradients of another) or
+            `"black-box"`.
         knowledge: What else the attacker knows; here the attacks see no labels unless their objective does.
     """
 

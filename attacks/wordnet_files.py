@@ -14,7 +14,9 @@ SynsetId: TypeAlias = tuple[str, int]
 
 @dataclass(frozen=True)
 class Pointer:
-    """A relation of WordNet (wndb(5WN)): `symbol` such as `!` antonym, `@` hypernym, `&` similar to, `;u` usage."""
+    """A relation of WordNet (wndb(5WN)): `symbol` such as `!` antonym, `@` hypernym, `&` similar to, `;u`
+    usage.
+    """
 
     symbol: str
     target: SynsetId
@@ -45,7 +47,9 @@ class WordNet:
 
     def __init__(self, folder: Path) -> None:
         self.synsets: dict[SynsetId, Synset] = {}
-        self.senses: dict[tuple[str, str], list[SynsetId]] = {}  # (lower-case lemma, pos), most frequent first
+        self.senses: dict[
+            tuple[str, str], list[SynsetId]
+        ] = {}  # (lower-case lemma, pos), most frequent first
         self.irregular: dict[str, dict[str, list[str]]] = {}  # pos -> form -> lemmas
         for pos, name in _FILES.items():
             for line in _entries(folder / f"data.{name}"):
