@@ -44,7 +44,8 @@ class RMCLViltPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar = ["ViltEmbeddings", "ViltLayer"]
     _supports_sdpa = True
     _supports_attention_backend = True
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"text_embeddings\.position_ids"]  # in old ViLT checkpoints
+    # Old ViLT checkpoints store the constant position_ids.
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"text_embeddings\.position_ids"]
 
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__(config)
