@@ -22,6 +22,16 @@ STATISTICS: dict[str, Callable[[NDArray], float]] = {
     "robust_accuracy": robust_accuracy_of,
     "clean_accuracy": clean_accuracy_of,
 }
+MEASURES = {
+    "clean_accuracy": "clean accuracy",
+    "robust_accuracy": "robust accuracy",
+    "attack_success_rate": "attack success",
+}
+RETENTION_MEASURES = {
+    "clean_accuracy": "clean retention",
+    "robust_accuracy": "retention under attack",
+    "attack_success_rate": "loss of embeddings",
+}
 RETENTION = "retention"
 """Task name of `robustness.embedding_retention`, whose rates are called otherwise in sentences."""
 
@@ -158,19 +168,22 @@ def conclude(differences: Mapping[str, Difference | None]) -> str:
     return "worse" if max(gains) <= 0 else "unclear"
 
 
+def measure_names(task: str) -> dict[str, str]:
+    """What the measures are called in tables and sentences about a task."""
+    return RETENTION_MEASURES if task == RETENTION else MEASURES
+
+
 def verdict(comparison: Comparison, labels: tuple[str, str] = ("the control", "RMCL")) -> str:
     """Say in words what a comparison shows, whichever way it went."""
     control, treated = labels
-    success_name, robust_name, clean_name = (
-        ("the loss of embeddings", "retention under attack", "clean retention")
-        if comparison["task"] == RETENTION
-        else ("attack success", "robust accuracy", "clean accuracy")
-    )
+    names = measure_names(comparison["task"])
     differences = comparison["differences"]
     parts = [
-        _phrase(success_name, differences["attack_success_rate"], f"under {comparison['attack']} "),
-        _phrase(robust_name, differences["robust_accuracy"]),
-        _phrase(clean_name, differences["clean_accuracy"]),
+        _phrase(
+            names["attack_success_rate"], differences["attack_success_rate"], f"under {comparison['attack']} "
+        ),
+        _phrase(names["robust_accuracy"], differences["robust_accuracy"]),
+        _phrase(names["clean_accuracy"], differences["clean_accuracy"]),
     ]
     where = ", ".join(filter(None, [comparison["task"], comparison["protocol"]]))
     seeds = len(comparison["per_seed"])

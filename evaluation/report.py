@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from .charts import bar_chart, line_chart
+from .compare import RETENTION, measure_names
 from .outcomes import OVERALL, AttackNumbers
 from .results import Comparison, Example, ModelEntry, Results, check_fields, write_atomically
 
@@ -20,8 +21,6 @@ CONCLUSIONS = {
     "none": "no clear difference",
     "unclear": "measures disagree",
 }
-MEASURES = {"robust_accuracy": "robust accuracy", "attack_success_rate": "attack success"}
-RETENTION_MEASURES = {"robust_accuracy": "retention under attack", "attack_success_rate": "embeddings lost"}
 
 
 def write_report(results: Results, folder: str | Path) -> Path:
@@ -45,7 +44,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
 def render_report(results: Results) -> str:
     """The page as a string; every text of the results is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.globals.update(percent=_percent, signed=_signed)
+    environment.globals.update(percent=_percent, signed=_signed, measure_names=measure_names)
     models = results["models"]
     return environment.from_string(TEMPLATE_FILE.read_text(encoding="utf-8")).render(
         results=results,
@@ -103,7 +102,7 @@ def _evaluations(
             for protocol, attacks in protocols.items():
                 yield key, f"{task}, {protocol}", attacks
         if "retention" in model:
-            yield key, "retention", model["retention"]
+            yield key, RETENTION, model["retention"]
 
 
 def _tables(results: Results) -> Iterator[dict[str, Any]]:
@@ -122,31 +121,28 @@ def _tables(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def _attacks(model: ModelEntry, task: str, protocol: str) -> dict[str, dict[str, AttackNumbers]]:
-    if task in model["tasks"]:
-        return model["tasks"][task][protocol]
-    return model["retention"]
+    return model["retention"] if task == RETENTION else model["tasks"][task][protocol]
 
 
 def _table_rows(
     comparisons: list[Comparison], sides: list[dict[str, dict[str, AttackNumbers]]]
 ) -> list[dict[str, Any]]:
-    is_retention = not comparisons[0]["protocol"]
-    measures = RETENTION_MEASURES if is_retention else MEASURES
+    names = measure_names(comparisons[0]["task"])
 
-    def row(comparison: Comparison, field: str, measure: str) -> dict[str, Any]:
+    def row(comparison: Comparison, field: str) -> dict[str, Any]:
         control, treated = (side[comparison["attack"]][OVERALL][field] for side in sides)
         return {
             "attack": None,
-            "measure": measure,
+            "measure": names[field],
             "control": control,
             "treated": treated,
             "difference": comparison["differences"][field],
         }
 
-    rows = [row(comparisons[0], "clean_accuracy", "clean retention" if is_retention else "clean accuracy")]
+    rows = [row(comparisons[0], "clean_accuracy")]  # the same under every attack
     for comparison in comparisons:
         rows.append({"attack": comparison["attack"]})
-        rows += [row(comparison, field, measure) for field, measure in measures.items()]
+        rows += [row(comparison, field) for field in ("robust_accuracy", "attack_success_rate")]
     return rows
 
 
@@ -163,7 +159,10 @@ def _bars(models: Mapping[str, ModelEntry]) -> Iterator[dict[str, Any]]:
         }
         for attack in attacks:
             groups[attack] = [_interval(numbers[attack], "robust_accuracy") for numbers in of_models.values()]
-        yield {"caption": place, "svg": bar_chart(groups, names, "accuracy" if "," in place else "retention")}
+        yield {
+            "caption": place,
+            "svg": bar_chart(groups, names, RETENTION if place == RETENTION else "accuracy"),
+        }
 
 
 def _interval(numbers: dict[str, AttackNumbers], field: str) -> tuple[float, float, float]:
