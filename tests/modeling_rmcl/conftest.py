@@ -1,4 +1,4 @@
-"""Batches with every kind of padding, and models whose parameters are all different from their initial values."""
+"""Batches with every kind of padding, and models whose parameters all left their initial values."""
 
 import pytest
 import torch
