@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from .recipe import check_keys
@@ -16,20 +17,26 @@ class RMCLArguments(TrainingArguments):
 
     views: list[str] = field(
         default_factory=lambda: ["image", "text"],
-        metadata={"help": "Attacked views in the loss: image, text (thesis) and both (the author's third term)."},
+        metadata={
+            "help": "Attacked views in the loss: image, text (thesis) and both (the author's third term)."
+        },
     )
     reduction: str = field(
-        default="sum", metadata={"help": "How the views' losses combine: sum (thesis Eq. 2.9, 2.10) or mean (author)."}
+        default="sum",
+        metadata={"help": "How the views' losses combine: sum (thesis Eq. 2.9, 2.10) or mean (author)."},
     )
     queue_init: str = field(
-        default="unit", metadata={"help": "First negatives of MoCo: unit vectors, or gaussian as the author's code."}
+        default="unit",
+        metadata={"help": "First negatives of MoCo: unit vectors, or gaussian as the author's code."},
     )
     barlow_center: bool = field(
         default=True, metadata={"help": "Standardise by mean and std; False is the thesis's printed Eq. 2.4."}
     )
     pretraining_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of ViLT's own objectives kept beside the contrastive loss; the thesis uses none."},
+        metadata={
+            "help": "Weight of ViLT's own objectives kept beside the contrastive loss; the thesis uses none."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -52,6 +59,7 @@ def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dic
     shared = {
         "remove_unused_columns": False,  # the collators read the columns
         "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 10,
         "save_strategy": "no",
         "adam_beta2": 0.98,  # ViLT's optimiser

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rmcl_hub.datasets_scripts.images import ImageTooLargeError, UnreadableImageError, decode_image
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, ProcessorMixin
+
+from rmcl_hub.datasets_scripts.images import ImageTooLargeError, UnreadableImageError, decode_image
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,11 @@ class PairCollator:
     """
 
     def __init__(
-        self, processor: ProcessorMixin, max_text_length: int = 40, max_unreadable: int = 10, draw_caption: bool = True
+        self,
+        processor: ProcessorMixin,
+        max_text_length: int = 40,
+        max_unreadable: int = 10,
+        draw_caption: bool = True,
     ) -> None:
         self.processor = processor
         self.max_text_length = max_text_length
@@ -56,12 +61,16 @@ class PairCollator:
             "text": texts,
         }
 
-    def readable(self, examples: Sequence[dict[str, Any]], *columns: str) -> tuple[list[dict[str, Any]], list[Any]]:
+    def readable(
+        self, examples: Sequence[dict[str, Any]], *columns: str
+    ) -> tuple[list[dict[str, Any]], list[Any]]:
         """Examples and their decoded images (column by column in one list), unreadable ones replaced."""
         good, images = [], []
         for example in examples:
             try:
-                images.append([decode_image(example[column], example.get("image_id", "?")) for column in columns])
+                images.append(
+                    [decode_image(example[column], example.get("image_id", "?")) for column in columns]
+                )
                 good.append(example)
             except (UnreadableImageError, ImageTooLargeError) as error:
                 self._skip(error)

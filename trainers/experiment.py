@@ -6,17 +6,23 @@ interrupted experiment goes on where it stopped.
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .recipe import DataRecipe, EvaluationRecipe, ExperimentRecipe, FinetuneRecipe, PretrainRecipe
+from rmcl_hub.evaluation.results import write_atomically
+
+from .recipe import AttackRecipe, EvaluationRecipe, ExperimentRecipe, FinetuneRecipe, PretrainRecipe
 
 logger = logging.getLogger(__name__)
 
+STAGE_FILE = "stage.json"
 ARMS = ("control", "rmcl")
-PASSES_PER_PLAIN_EXAMPLE = 6  # masked words, matching, and the two modalities alone (half each): forward and backward
+PASSES_PER_PLAIN_EXAMPLE = (
+    6  # masked words, matching, and the two modalities alone (half each): forward and backward
+)
 
 
 def run_seed(recipe: ExperimentRecipe, seed: int, folder: Path) -> None:
@@ -36,12 +42,16 @@ def run_seed(recipe: ExperimentRecipe, seed: int, folder: Path) -> None:
 
 def with_equal_passes(control: PretrainRecipe, passes: int) -> PretrainRecipe:
     """The control continues ViLT's own objectives for as many encoder passes as RMCL spent, attacks included."""
-    batch = control.training["per_device_train_batch_size"] * control.training.get("gradient_accumulation_steps", 1)
+    batch = control.training["per_device_train_batch_size"] * control.training.get(
+        "gradient_accumulation_steps", 1
+    )
     steps = max(1, round(passes / (PASSES_PER_PLAIN_EXAMPLE * batch)))
     return replace(control, training={**control.training, "max_steps": steps})
 
 
-def run_pretraining(recipe: PretrainRecipe, folder: Path, seed: int, init_from: Path | None = None) -> dict[str, Any]:
+def run_pretraining(
+    recipe: PretrainRecipe, folder: Path, seed: int, init_from: Path | None = None
+) -> dict[str, Any]:
     """Pre-train into `folder`; returns the stage's record with `curves` and `encoder_passes`."""
     from .pretrain import pretrain
 
@@ -69,65 +79,133 @@ def run_finetuning(recipe: FinetuneRecipe, folder: Path, seed: int, init_from: P
     recipe = replace(
         recipe, output_dir=str(folder), init_from=str(init_from), training={**recipe.training, "seed": seed}
     )
-    return _stage(
-        folder, "stage", recipe, init_from, lambda: {"curves": finetune(recipe).state.log_history}
-    )
+    return _stage(folder, "stage", recipe, init_from, lambda: {"curves": finetune(recipe).state.log_history})
 
 
 def measure_robustness(recipe: EvaluationRecipe, finetuning: FinetuneRecipe, folder: Path) -> dict[str, Any]:
     """Attack the fine-tuned model of `folder`; writes `outcomes.parquet` beside it."""
-    from rmcl_hub.attacks.joint import IndependentAttack
+    from rmcl_hub.evaluation.attack_loop import NLVR2_COLUMNS, VQA_COLUMNS
     from rmcl_hub.evaluation.outcomes import save_outcomes
     from rmcl_hub.evaluation.robustness import evaluate_robustness
-    from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
-    from .finetune import task_collator
-    from .pretrain import build_attacks, load_data
+    from .finetune import load_finetuned, task_collator
+    from .pretrain import load_data
 
     def run() -> dict[str, Any]:
-        processor = AutoProcessor.from_pretrained(folder)
-        model = AutoModelForVisualQuestionAnswering.from_pretrained(folder)
-        attacks: dict[str, Any] = {}
-        unions: dict[str, list[str]] = {}
-        for name, attack in recipe.attacks.items():
-            image, text = build_attacks(attack, processor.tokenizer, finetuning.data.max_text_length)
-            if image and text:  # worst case per example of the two and their combination, so never weaker than its parts
-                attacks.update({f"{name}-image": image, f"{name}-text": text})
-                attacks[f"{name}-combined"] = IndependentAttack(image, text)
-                unions[name] = [f"{name}-image", f"{name}-text", f"{name}-combined"]
-            else:
-                attacks[name] = image or text
-        data = replace(finetuning.data, split=recipe.split, max_examples=recipe.max_questions)
+        model, processor = load_finetuned(finetuning.task, folder)
+        attacks, unions = named_attacks(recipe.attacks, processor, finetuning.data.max_text_length)
         result = evaluate_robustness(
             model,
-            load_data(data),
+            load_data(replace(finetuning.data, split=recipe.split, max_examples=recipe.max_questions)),
             task_collator(finetuning, processor),
             attacks,
             batch_size=recipe.batch_size,
             unions=unions,
+            columns={"vqa": VQA_COLUMNS, "nlvr2": NLVR2_COLUMNS}[finetuning.task],
             num_pairs=3,
         )
         save_outcomes(result.outcomes, folder / "outcomes.parquet")
-        return {"cost": {name: asdict(cost) for name, cost in result.cost.items()}, "pairs": result.pairs}
+        return {
+            "cost": {name: asdict(cost) for name, cost in result.cost.items()},
+            "pairs": result.pairs,
+            "threat_models": {name: str(attack.threat_model) for name, attack in attacks.items()},
+        }
 
-    return _stage(folder, "robustness", recipe, folder, run)
+    return _stage(folder, "robustness", (recipe, finetuning), folder, run)
 
 
 def measure_representation(recipe: ExperimentRecipe, folder: Path) -> dict[str, Any]:
-    """Label-free: does an attacked pair still find its own clean embedding, and retrieval in and out of style."""
-    raise NotImplementedError
+    """Without labels: do attacked pairs still find their own clean embedding; retrieval in and out of style."""
+    from transformers import AutoProcessor
+
+    from rmcl_hub.datasets_scripts.openpairs import load_openpairs
+    from rmcl_hub.evaluation.attack_loop import CAPTION_COLUMNS
+    from rmcl_hub.evaluation.outcomes import save_outcomes
+    from rmcl_hub.evaluation.retrieval import evaluate_retrieval
+    from rmcl_hub.evaluation.robustness import embedding_retention
+    from rmcl_hub.modeling_rmcl import RMCLViltForPreTraining
+
+    from .data_collators import PairCollator
+    from .pretrain import load_data
+
+    evaluation, data = recipe.evaluation, recipe.pretrain.data
+
+    def run() -> dict[str, Any]:
+        processor = AutoProcessor.from_pretrained(folder)
+        model = RMCLViltForPreTraining.from_pretrained(folder)
+        attacks, unions = named_attacks(evaluation.attacks, processor, data.max_text_length)
+        result = embedding_retention(
+            model,
+            load_data(replace(data, split=evaluation.split, max_examples=evaluation.max_pairs)),
+            PairCollator(processor, data.max_text_length, data.max_unreadable, draw_caption=False),
+            attacks,
+            batch_size=evaluation.batch_size,
+            unions=unions,
+            columns=CAPTION_COLUMNS,
+        )
+        save_outcomes(result.outcomes, folder / "outcomes.parquet")
+        retrieval = {}
+        if model.config.itc_weight > 0:
+            for name, gallery in {"OpenMoji": "captions", "Noto (other style)": "noto"}.items():
+                retrieval[name] = evaluate_retrieval(
+                    model,
+                    load_openpairs(gallery, evaluation.split),
+                    processor,
+                    scorer="dual",
+                    batch_size=evaluation.batch_size,
+                    max_text_length=data.max_text_length,
+                )
+        return {"retrieval": retrieval}
+
+    return _stage(folder, "representation", (evaluation, data), folder, run)
 
 
-def _stage(folder: Path, name: str, recipe: Any, depends_on: Path | None, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def named_attacks(
+    recipes: dict[str, AttackRecipe], processor: Any, max_text_length: int
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Attacks by name, and for every recipe of both modalities the attacks whose worst outcome it stands for.
+
+    A joint attack counts as the worst, example by example, of its image part, its text part and their combination, so it
+    is never weaker than its parts. A part that another recipe already names is not run twice.
+    """
+    from rmcl_hub.attacks.joint import IndependentAttack
+
+    from .pretrain import build_attacks
+
+    attacks: dict[str, Any] = {}
+    parts: dict[str, str] = {}  # recipe of one modality -> name of its attack
+    unions: dict[str, list[str]] = {}
+    for name, recipe in sorted(recipes.items(), key=lambda item: bool(item[1].image and item[1].text)):
+        image, text = build_attacks(recipe, processor.tokenizer, max_text_length)
+        if not (image and text):
+            attacks[name] = image or text
+            parts[json.dumps(asdict(recipe))] = name
+            continue
+        unions[name] = [f"{name}-combined"]
+        attacks[f"{name}-combined"] = IndependentAttack(image, text)
+        for part, attack in (("image", image), ("text", text)):
+            alone = json.dumps(asdict(AttackRecipe(**{part: getattr(recipe, part)})))
+            if alone not in parts:
+                parts[alone] = f"{name}-{part}"
+                attacks[f"{name}-{part}"] = attack
+            unions[name].append(parts[alone])
+    return attacks, unions
+
+
+def _stage(
+    folder: Path, name: str, recipe: Any, depends_on: Path | None, run: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """Run a stage unless its record says that it was run with this recipe on this input."""
     path = folder / f"{name}.json"
-    recipes = json.loads(json.dumps(asdict(recipe)))
-    before = (depends_on / "stage.json").stat().st_mtime_ns if depends_on and (depends_on / "stage.json").is_file() else 0
+    recipes = [asdict(part) for part in recipe] if isinstance(recipe, tuple) else asdict(recipe)
+    before = (depends_on / STAGE_FILE).stat().st_mtime_ns if depends_on else 0
     if path.is_file():
         record = json.loads(path.read_text())
         if record["recipe"] == recipes and record["depends_on"] == before:
             logger.info("%s: done before, unchanged", path)
             return record
-    record = {"recipe": recipes, "depends_on": before, **run()}
-    path.write_text(json.dumps(record))
+    logger.info("%s", path)
+    started = time.perf_counter()
+    record = {"recipe": recipes, "depends_on": before, **run(), "seconds": time.perf_counter() - started}
+    write_atomically(path, json.dumps(record))
     return record

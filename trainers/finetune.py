@@ -14,7 +14,9 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Parse a recipe, build, train, save; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="rmcl-hub finetune", description="Fine-tune a pre-trained encoder on a task.")
+    parser = argparse.ArgumentParser(
+        prog="rmcl-hub finetune", description="Fine-tune a pre-trained encoder on a task."
+    )
     parser.add_argument("recipe", help="YAML file, or the name of a packaged recipe")
     known, overrides = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -57,7 +59,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     return trainer
 
 
-def task_collator(recipe: FinetuneRecipe, processor: Any, split: str = "train") -> Any:
+def task_collator(recipe: FinetuneRecipe, processor: Any) -> Any:
     """Collator of the recipe's task, with `text` and `labels`."""
     from rmcl_hub.datasets_scripts.openpairs import vqa_answers
     from rmcl_hub.trainers.data_collators import QuestionCollator, StatementCollator
@@ -76,16 +78,40 @@ def _build_model(recipe: FinetuneRecipe) -> Any:
 
     if recipe.task == "vqa":
         answers = vqa_answers()
-        labels = {"id2label": dict(enumerate(answers)), "label2id": {name: i for i, name in enumerate(answers)}}
+        labels = {
+            "id2label": dict(enumerate(answers)),
+            "label2id": {name: i for i, name in enumerate(answers)},
+        }
         model = RMCLViltForQuestionAnswering.from_pretrained(recipe.init_from, **labels)
     else:
-        # the third modality type (second image) starts as a copy of the second, as ViLT's authors do for NLVR2
         model = RMCLViltForImagesAndTextClassification.from_pretrained(
             recipe.init_from, num_images=2, modality_type_vocab_size=3, ignore_mismatched_sizes=True
         )
+        _copy_modality_types(model, recipe.init_from)
     if recipe.freeze_encoder:
         model.vilt.requires_grad_(False)
     return model
+
+
+def _copy_modality_types(model: Any, init_from: str) -> None:
+    """The type of the second image starts as that of the first, as ViLT's authors do for NLVR2."""
+    import torch
+
+    from rmcl_hub.modeling_rmcl import RMCLViltModel
+
+    pretrained = RMCLViltModel.from_pretrained(init_from).embeddings.token_type_embeddings.weight
+    with torch.no_grad():
+        model.vilt.embeddings.token_type_embeddings.weight.copy_(pretrained[[0, 1, 1]])
+
+
+def load_finetuned(task: str, folder: Any) -> tuple[Any, Any]:
+    """Model and processor that `finetune` saved."""
+    from transformers import AutoProcessor
+
+    from rmcl_hub.modeling_rmcl import RMCLViltForImagesAndTextClassification, RMCLViltForQuestionAnswering
+
+    model_class = {"vqa": RMCLViltForQuestionAnswering, "nlvr2": RMCLViltForImagesAndTextClassification}[task]
+    return model_class.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 
 
 def _optimizer(model: Any, recipe: FinetuneRecipe, args: Any) -> Any:

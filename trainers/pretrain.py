@@ -13,7 +13,9 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Parse a recipe, build, train, save; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="rmcl-hub pretrain", description="Pre-train ViLT, or make it robust by RMCL.")
+    parser = argparse.ArgumentParser(
+        prog="rmcl-hub pretrain", description="Pre-train ViLT, or make it robust by RMCL."
+    )
     parser.add_argument("recipe", help="YAML file, or the name of a packaged recipe")
     known, overrides = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -129,7 +131,9 @@ def writable_folder(folder: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise PermissionError(f"Cannot write to output_dir {folder}: {error}. Choose another with --output_dir.") from error
+        raise PermissionError(
+            f"Cannot write to output_dir {folder}: {error}. Choose another with --output_dir."
+        ) from error
     return folder
 
 

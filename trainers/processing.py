@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path, word_embeddings
 from torch import nn
 from transformers import AutoProcessor, BertTokenizerFast, ProcessorMixin, ViltImageProcessor, ViltProcessor
+
+from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path, word_embeddings
 
 
 def build_processor(init_from: str | None, image_size: int, patch_size: int) -> ProcessorMixin:

@@ -114,12 +114,16 @@ def _find(path: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     names = ", ".join(sorted(recipe.stem for recipe in packaged.glob("*.yaml")))
-    raise FileNotFoundError(f"No recipe {str(path)!r}: give a YAML file or one of the packaged recipes: {names}.")
+    raise FileNotFoundError(
+        f"No recipe {str(path)!r}: give a YAML file or one of the packaged recipes: {names}."
+    )
 
 
 def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
-        raise ValueError(f"Overrides come as '--key value' pairs, got {' '.join(overrides)!r}: a value is missing.")
+        raise ValueError(
+            f"Overrides come as '--key value' pairs, got {' '.join(overrides)!r}: a value is missing."
+        )
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if not key.startswith("--"):
             raise ValueError(f"Expected an override such as --training.seed 1, got {key!r}.")

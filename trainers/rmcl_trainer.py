@@ -6,6 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
 from rmcl_hub.attacks.base import Attack, AttackResult, JointObjective, frozen, model_inputs
 from rmcl_hub.modeling_rmcl.contrastive_losses import (
     barlow_twins_loss,
@@ -14,10 +19,6 @@ from rmcl_hub.modeling_rmcl.contrastive_losses import (
     info_nce_loss,
 )
 from rmcl_hub.modeling_rmcl.momentum_encoder import MomentumEncoder
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from .guarded_trainer import GuardedTrainer
 from .view_statistics import view_statistics
@@ -45,11 +46,15 @@ class RMCLTrainer(GuardedTrainer):
         self, *args: Any, image_attack: Attack | None = None, text_attack: Attack | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is a batch mean; Trainer must divide it when accumulating
+        self.model_accepts_loss_kwargs = (
+            False  # the loss is a batch mean; Trainer must divide it when accumulating
+        )
         self.image_attack, self.text_attack = image_attack, text_attack
         for view, attack in (("image", image_attack), ("text", text_attack)):
             if attack is None and {view, "both"} & set(self.args.views):
-                raise ValueError(f"views {self.args.views} need a {view}_attack, got None; pass one or change views.")
+                raise ValueError(
+                    f"views {self.args.views} need a {view}_attack, got None; pass one or change views."
+                )
         config = self.model.config
         self.key_branch: MomentumEncoder | None = None
         if config.projector == "moco":
@@ -64,7 +69,11 @@ class RMCLTrainer(GuardedTrainer):
     # The RMCL step, top to bottom ------------------------------------------------------------------------------------
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """One RMCL step without the optimiser: keys, attacks, queries, loss."""
         encoder = self.accelerator.unwrap_model(model)
@@ -72,7 +81,9 @@ class RMCLTrainer(GuardedTrainer):
             key = self._embed_keys(encoder, inputs)
             objective, batch = self._objective(encoder, inputs, key)
             views = self._attack(objective, batch)
-        losses = {view: self._contrastive_loss(model, attacked, key, view) for view, attacked in views.items()}
+        losses = {
+            view: self._contrastive_loss(model, attacked, key, view) for view, attacked in views.items()
+        }
         self._pending_keys.append(key)
         loss = torch.stack(list(losses.values())).sum()
         if self.args.reduction == "mean":
@@ -160,7 +171,9 @@ class RMCLTrainer(GuardedTrainer):
             self._statistics[name].append(value)
 
     @torch.no_grad()
-    def _record_distances(self, view: str, loss: Tensor, query: Tensor, key: Tensor, negatives: Tensor) -> None:
+    def _record_distances(
+        self, view: str, loss: Tensor, query: Tensor, key: Tensor, negatives: Tensor
+    ) -> None:
         """The thesis's curves (Fig. 4.11-4.15): distances to the own key and to the negatives, L2 and cosine."""
         query, key, negatives = (F.normalize(item, dim=1) for item in (query, key, negatives))
         cosine = query @ negatives.T
@@ -207,6 +220,7 @@ class _KeyBranchCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         if self.trainer.key_branch is not None and state.is_world_process_zero:
-            state_dict = {name: value.contiguous() for name, value in self.trainer.key_branch.state_dict().items()}
+            state_dict = {
+                name: value.contiguous() for name, value in self.trainer.key_branch.state_dict().items()
+            }
             save_file(state_dict, Path(args.output_dir) / f"checkpoint-{state.global_step}" / KEY_BRANCH_FILE)
-

@@ -22,7 +22,9 @@ def view_statistics(clean: dict[str, Any], attacked: dict[str, AttackResult]) ->
         for view, result in attacked.items()
     }
     if "image" in attacked:
-        delta = (attacked["image"].batch["pixel_values"] - clean["pixel_values"]) / 2  # mean/std 0.5: 2 units = 1 pixel
+        delta = (
+            attacked["image"].batch["pixel_values"] - clean["pixel_values"]
+        ) / 2  # mean/std 0.5: 2 units = 1 pixel
         values["delta_norm"] = delta.norm(dim=-3).mean().item()
     if "text" in attacked:
         values["word_change_rate"] = float(word_change_rate(clean["text"], attacked["text"].batch["text"]))
