@@ -39,13 +39,13 @@ from .caption_cleaning import (
     gender_word,
     openclipart_captions,
     openmoji_captions,
+    split_of,
     without_tone,
 )
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SIZE = 96
-TEST_SHARE, VALIDATION_SHARE = 0.15, 0.10
 Row = dict[str, Any]
 
 FEATURES = datasets.Features(
@@ -80,14 +80,6 @@ OPENCLIPART_LICENCES = (
 MAX_TITLE_USES = 6  # a title used more often names a series, not a picture
 MAX_CAPTION_USES = 5  # a second caption that more images share ("flag", "symbol") names a class
 EXPLICIT_WORDS = {"sex", "sexy", "nude", "naked"}
-
-
-def split_of(concept: str) -> str:
-    """Split of a concept, by the SHA-1 of its hexcode: 15 % test, 10 % validation, rest train."""
-    position = int(hashlib.sha1(concept.encode()).hexdigest()[:8], 16) / 2**32
-    if position < TEST_SHARE:
-        return "test"
-    return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
 
 
 def pixel_hash(image: Image.Image) -> str:

@@ -1,5 +1,6 @@
-"""Captions out of the raw metadata of OpenMoji, emoji-datasource and openclipart (used to build the set)."""
+"""Captions, concepts and splits out of the raw metadata of emojis and clip art (used to build openpairs)."""
 
+import hashlib
 import html
 import re
 from collections import Counter
@@ -7,6 +8,7 @@ from collections import Counter
 TONE_WORDS = ("light", "medium-light", "medium", "medium-dark", "dark")
 """The five Fitzpatrick modifiers U+1F3FB to U+1F3FF, in code point order (OpenMoji numbers them 1 to 5)."""
 
+TEST_SHARE, VALIDATION_SHARE = 0.15, 0.10
 MAX_KEYWORDS = 12
 MAX_DESCRIPTION_WORDS = 15
 _PERSON_WORDS = frozenset("man woman men women boy girl person people child".split())
@@ -40,6 +42,14 @@ def concept_key(annotation: str) -> str:
     )  # elsewhere the colon adds hair, family members, directions
     rest = [word for word in words(text) if word not in _PERSON_WORDS | {"and", "older", "old", "adult"}]
     return " ".join(rest) or "person"
+
+
+def split_of(concept: str) -> str:
+    """Split of a concept, by the SHA-1 of its hexcode: 15 % test, 10 % validation, rest train."""
+    position = int(hashlib.sha1(concept.encode()).hexdigest()[:8], 16) / 2**32
+    if position < TEST_SHARE:
+        return "test"
+    return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
 
 
 def without_tone(annotation: str) -> str:

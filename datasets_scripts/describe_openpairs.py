@@ -28,7 +28,8 @@ def main() -> None:
         "--tokenizer", required=True, help="Folder of the tokenizer that measures caption lengths."
     )
     tokenizer = AutoTokenizer.from_pretrained(parser.parse_args().tokenizer)
-    tables = (counts_table(), captions_table(lambda text: len(tokenizer.tokenize(text))), baselines_table())
+    captions = captions_table(lambda text: len(tokenizer.tokenize(text)))
+    tables = (counts_table(), types_table(), captions, baselines_table())
     sys.stdout.write("\n\n".join(tables) + "\n")
 
 
@@ -46,13 +47,30 @@ def counts_table() -> str:
     return "\n".join(lines)
 
 
+def types_table() -> str:
+    """Rows of every question and statement type, by split."""
+    lines = ["| task | type | train | validation | test |", "|---|---|---|---|---|"]
+    for config in ("vqa", "nlvr2"):
+        counts = [
+            Counter(row["type"] for row in task_texts(config, split)) for split in SPLITS_OF_CONFIG[config]
+        ]
+        lines += [
+            f"| {config} | {name} | {' | '.join(str(n[name]) for n in counts)} |"
+            for name in sorted(counts[0])
+        ]
+    return "\n".join(lines)
+
+
 def captions_table(count_tokens: Callable[[str], int]) -> str:
     """Images, captions and caption length in tokens of every source, as in Table 3.1 of the thesis."""
     lines = ["| source, split | images | captions | caption length (tokens) |", "|---|---|---|---|"]
-    for source in ("openmoji", "openclipart", "noto"):
-        for split in {"openmoji": SPLITS_OF_CONFIG["captions"], "openclipart": ("train",)}.get(
-            source, SPLITS_OF_CONFIG["noto"]
-        ):
+    splits_of_source = {
+        "openmoji": SPLITS_OF_CONFIG["captions"],
+        "openclipart": ("train",),
+        "noto": SPLITS_OF_CONFIG["noto"],
+    }
+    for source, splits in splits_of_source.items():
+        for split in splits:
             captions = [row["captions"] for row in read_metadata(source, split)]
             lengths = [count_tokens(caption) for row in captions for caption in row]
             mean, deviation = statistics.mean(lengths), statistics.stdev(lengths)
