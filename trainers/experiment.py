@@ -1,7 +1,7 @@
 """One seed of an experiment: pre-train, control and RMCL from the same checkpoint, fine-tune, attack.
 
-Every stage leaves its folder and a `stage.json`; a stage whose recipe and inputs did not change is not run twice, so an
-interrupted experiment goes on where it stopped.
+Every stage leaves its folder and a `stage.json`; a stage whose recipe and inputs did not change is not run
+twice, so an interrupted experiment goes on where it stopped.
 """
 
 import json
@@ -41,12 +41,11 @@ def run_seed(recipe: ExperimentRecipe, seed: int, folder: Path) -> None:
 
 
 def with_equal_passes(control: PretrainRecipe, passes: int) -> PretrainRecipe:
-    """The control continues ViLT's own objectives for as many encoder passes as RMCL spent, attacks included."""
-    batch = control.training["per_device_train_batch_size"] * control.training.get(
-        "gradient_accumulation_steps", 1
-    )
+    """The control continues ViLT's own objectives for the encoder passes that RMCL spent, attacks included."""
+    training = control.training
+    batch = training["per_device_train_batch_size"] * training.get("gradient_accumulation_steps", 1)
     steps = max(1, round(passes / (PASSES_PER_PLAIN_EXAMPLE * batch)))
-    return replace(control, training={**control.training, "max_steps": steps})
+    return replace(control, training={**training, "max_steps": steps})
 
 
 def run_pretraining(
@@ -115,7 +114,7 @@ def measure_robustness(recipe: EvaluationRecipe, finetuning: FinetuneRecipe, fol
 
 
 def measure_representation(recipe: ExperimentRecipe, folder: Path) -> dict[str, Any]:
-    """Without labels: do attacked pairs still find their own clean embedding; retrieval in and out of style."""
+    """Without labels: do attacked pairs find their own clean embedding; retrieval in both styles."""
     from transformers import AutoProcessor
 
     from rmcl_hub.datasets_scripts.openpairs import load_openpairs
@@ -163,10 +162,10 @@ def measure_representation(recipe: ExperimentRecipe, folder: Path) -> dict[str, 
 def named_attacks(
     recipes: dict[str, AttackRecipe], processor: Any, max_text_length: int
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Attacks by name, and for every recipe of both modalities the attacks whose worst outcome it stands for.
+    """Attacks by name, and for every recipe of both modalities the attacks whose worst outcome it means.
 
-    A joint attack counts as the worst, example by example, of its image part, its text part and their combination, so it
-    is never weaker than its parts. A part that another recipe already names is not run twice.
+    A joint attack counts as the worst, example by example, of its image part, its text part and their
+    combination, so it is never weaker than its parts. A part that another recipe names is not run twice.
     """
     from rmcl_hub.attacks.joint import IndependentAttack
 

@@ -1,4 +1,4 @@
-"""From the stages that an experiment left on disk to `results.json`, and the table that the command line prints."""
+"""From the stages that an experiment left on disk to `results.json`, and the table for the command line."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ CURVES = {
     "Spread of the keys (0 collapsed, 1 uniform)": ("embedding_std",),
 }
 NOTES = [
-    "The data are drawings (emojis, clip art), not photographs; figures do not compare with VQAv2, NLVR2, COCO or Flickr30k.",
+    "The data are drawings (emojis, clip art), not photographs; figures do not compare with VQAv2 or COCO.",
     "The visual side starts from scratch; word embeddings start from a sentence encoder's.",
     "Synonyms come from WordNet and GloVe, a substitute for the thesis's counter-fitted vectors.",
     "Retrieval uses the encoder on each modality alone (an addition to the thesis).",
@@ -130,9 +130,10 @@ def _model_entry(recipe: ExperimentRecipe, seeds: Mapping[int, Path], arm: str) 
     passes = sum(stage["encoder_passes"] for stage in stages) // len(stages)
     steps = stages[0]["curves"][-1]["step"]
     names = {"control": "Control", "rmcl": "RMCL"}
+    views = " and ".join(recipe.rmcl.training.get("views", ["image", "text"]))
     trained = {
         "control": "continued with ViLT's own objectives",
-        "rmcl": f"continued with RMCL on attacked views ({', '.join(recipe.rmcl.training.get('views', ['image', 'text']))})",
+        "rmcl": f"continued with RMCL (attacked views: {views})",
     }
     tasks: dict[str, Any] = {}
     for protocol, finetuning in recipe.protocols.items():
@@ -194,7 +195,7 @@ def _counts(recipe: ExperimentRecipe) -> dict[str, dict[str, int]]:
 
 
 def _baselines(recipe: ExperimentRecipe) -> dict[str, dict[str, float]]:
-    """Accuracy without pictures: the most frequent answer of each question type, found on train, used on test."""
+    """Accuracy without pictures: the most frequent training answer of each question type."""
     baselines = {}
     for finetuning in recipe.protocols.values():
         if finetuning.task != "vqa":

@@ -21,12 +21,12 @@ def main(argv: list[str] | None = None) -> int:
     known, overrides = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipe = load_recipe(ExperimentRecipe, known.recipe, overrides)
-    print(run_experiment(recipe))
+    sys.stdout.write(run_experiment(recipe) + "\n")
     return 0
 
 
 def run_experiment(recipe: ExperimentRecipe) -> str:
-    """Run all seeds, write `results.json`, `report.html` and the model with its card; returns the table and verdicts."""
+    """Run all seeds, write results, report, model and card; returns the table and the verdicts."""
     from rmcl_hub.evaluation.card import write_card
     from rmcl_hub.evaluation.report import write_report
     from rmcl_hub.evaluation.results import write_results
