@@ -41,7 +41,7 @@ def run_seed(recipe: ExperimentRecipe, seed: int, folder: Path) -> None:
 
 
 def with_equal_passes(control: PretrainRecipe, passes: int) -> PretrainRecipe:
-    """The control continues ViLT's own objectives for the encoder passes that RMCL spent, attacks included."""
+    """The control continues ViLT's own objectives for the encoder passes that RMCL spent on all."""
     training = control.training
     batch = training["per_device_train_batch_size"] * training.get("gradient_accumulation_steps", 1)
     steps = max(1, round(passes / (PASSES_PER_PLAIN_EXAMPLE * batch)))
