@@ -4,14 +4,13 @@ The parquet files travel inside the package (`openpairs/`, with dataset card and
 downloaded. They fit in memory: no Arrow cache is written, hence none can go stale or needs a writable folder.
 """
 
-import hashlib
-from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
 
+from .openpairs_phrases import digest
 from .openpairs_questions import vqa_answers, vqa_rows
 from .openpairs_statements import nlvr2_rows
 
@@ -89,13 +88,10 @@ def load_openpairs(
             f"openpairs {config!r} has no split {split!r}; choose one of "
             f"{', '.join(SPLITS_OF_CONFIG[config])}."
         )
-    if streaming:
-        shards = {"config": config, "split": split, "shards": list(range(NUM_SHARDS))}
-        return datasets.IterableDataset.from_generator(
-            _generate_rows, features=FEATURES[config], gen_kwargs=shards, split=datasets.NamedSplit(split)
-        )
-    rows = list(_generate_rows(config, split, list(range(NUM_SHARDS))))
-    return datasets.Dataset.from_list(rows, features=FEATURES[config], split=datasets.NamedSplit(split))
+    rows = [{column: row[column] for column in FEATURES[config]} for row in _rows(config, split)]
+    dataset = datasets.Dataset.from_list(rows, features=FEATURES[config], split=datasets.NamedSplit(split))
+    # Not IterableDataset.from_generator: that needs a writable cache folder even if it never writes there.
+    return dataset.to_iterable_dataset(num_shards=NUM_SHARDS) if streaming else dataset
 
 
 def read_metadata(source: str, split: str) -> list[dict[str, Any]]:
@@ -105,21 +101,14 @@ def read_metadata(source: str, split: str) -> list[dict[str, Any]]:
         return pq.read_table(stream).to_pylist()
 
 
-def _generate_rows(config: str, split: str, shards: list[int]) -> Iterator[dict[str, Any]]:
-    if config in ("captions", "noto"):
-        rows = _caption_rows(config, split)
-    else:
-        rows = {"vqa": vqa_rows, "nlvr2": nlvr2_rows}[config](read_metadata("openmoji", split))
-    for shard in shards:
-        for row in rows[shard * len(rows) // NUM_SHARDS : (shard + 1) * len(rows) // NUM_SHARDS]:
-            yield {column: row[column] for column in FEATURES[config]}
-
-
-def _caption_rows(config: str, split: str) -> list[dict[str, Any]]:
+def _rows(config: str, split: str) -> list[dict[str, Any]]:
     if config == "noto":
         return read_metadata("noto", split)
-    rows = read_metadata("openmoji", split) + (
-        read_metadata("openclipart", split) if split == "train" else []
-    )
+    openmoji = read_metadata("openmoji", split)
+    if config == "vqa":
+        return vqa_rows(openmoji)
+    if config == "nlvr2":
+        return nlvr2_rows(openmoji)
+    rows = openmoji + (read_metadata("openclipart", split) if split == "train" else [])
     # A fixed shuffle that mixes the sources, because streams can shuffle only within a buffer.
-    return sorted(rows, key=lambda row: hashlib.sha1(row["image_id"].encode()).hexdigest())
+    return sorted(rows, key=lambda row: digest(row["image_id"]))
