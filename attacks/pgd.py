@@ -183,19 +183,21 @@ class PGD:
             real = (pixel_mask != 0).unsqueeze(-3).expand_as(clean)  # (batch, ..., channels, height, width)
         _check_range(clean, real, darkest, brightest)
 
+        # In exact arithmetic no pixel may leave the ball, so every rounding goes towards the clean value.
         radius = self.epsilon / std
-        # float(radius) may be above epsilon / std, and x + radius may round away from x: a pixel could leave
-        # the ball by the last bit. Shrink by one representable number wherever that happens.
         radius = torch.where(
             radius.double() * std.double() > self.epsilon, radius.nextafter(radius * 0), radius
         )
         lower, upper = clean - radius, clean + radius
-        lower = torch.where(clean - lower > radius, lower.nextafter(clean), lower)
-        upper = torch.where(upper - clean > radius, upper.nextafter(clean), upper)
+        lower = torch.where(self._outside(lower, clean, std), lower.nextafter(clean), lower)
+        upper = torch.where(self._outside(upper, clean, std), upper.nextafter(clean), upper)
         # The outer minimum and maximum keep a clean pixel that is out of range by rounding where it is.
         lower = torch.minimum(torch.maximum(lower, darkest), clean)
         upper = torch.maximum(torch.minimum(upper, brightest), clean)
         return torch.where(real, lower, clean), torch.where(real, upper, clean)
+
+    def _outside(self, pixels: Tensor, clean: Tensor, std: Tensor) -> Tensor:
+        return (pixels.double() - clean.double()).abs() * std.double() > self.epsilon
 
     def _start(self, clean: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         if not self.random_start:
