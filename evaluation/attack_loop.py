@@ -1,7 +1,7 @@
 """The loop that attacks every example of a data set and records the outcome, whatever the objective is."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -127,12 +127,23 @@ def attack_examples(
                 result.pairs += _pairs(outcomes, batch, attacked.batch, num_pairs - kept)
             seen += len(rows)
             progress.update(len(rows))
+    _check_unique(result.outcomes)
     if seen == 0:
         raise ValueError("the data set is empty; robustness of no example is undefined. Check the filters.")
     result.cost = {name: AttackCost(*(total / seen for total in totals)) for name, totals in work.items()}
     for name, members in unions.items():
         _add_union(result, name, members)
     return result
+
+
+def _check_unique(outcomes: list[Outcome]) -> None:
+    keys = Counter((row.attack, row.id) for row in outcomes)
+    repeated = [example for (_, example), count in keys.items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"example id {repeated[0]!r} occurs more than once; models are compared example by example, so "
+            "choose an id column with unique values (Columns.id)."
+        )
 
 
 def _length(dataset: Any) -> int | None:

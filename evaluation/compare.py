@@ -232,18 +232,16 @@ def _phrase(name: str, difference: Difference | None, where: str = "") -> str:
 
 
 def _conclusion(comparison: Comparison, control: str, treated: str) -> str:
-    robust = comparison["differences"]["robust_accuracy"]
     match comparison["conclusion"]:
         case "better":
             return f"{treated} is more robust here."
         case "worse":
             return f"{treated} is less robust here."
         case "none":
-            half_width = 50 * (robust["high"] - robust["low"]) if robust else float("nan")
-            return (
-                "No effect on robustness is shown; "
-                f"one below about {half_width:.0f} points could not be seen."
-            )
+            robust = comparison["differences"]["robust_accuracy"]
+            half_width = 50 * (robust["high"] - robust["low"]) if robust else 0.0
+            unseen = f"; one below about {half_width:.0f} points could not be seen" if half_width >= 1 else ""
+            return f"No effect on robustness is shown{unseen}."
         case _:
             return (
                 f"The two measures do not agree, so {treated} is not shown to be more robust than {control}: "

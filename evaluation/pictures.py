@@ -1,11 +1,12 @@
 """Attacked pictures for the eye: clean, perturbation times ten, attacked, each as a PNG data URI."""
 
 from base64 import b64encode
+from io import BytesIO
 from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torchvision.io import encode_png
+from torchvision.transforms.v2.functional import to_pil_image
 
 from .outcomes import Outcome
 
@@ -69,5 +70,6 @@ def _side_by_side(pixels: Tensor, pixel_mask: Tensor) -> Tensor:
 
 
 def _png_uri(picture: Tensor) -> str:
-    png = encode_png((picture.clamp(0, 1) * 255).round().to(torch.uint8))
-    return "data:image/png;base64," + b64encode(bytes(png.tolist())).decode()
+    file = BytesIO()
+    to_pil_image((picture.clamp(0, 1) * 255).round().to(torch.uint8)).save(file, format="PNG")
+    return "data:image/png;base64," + b64encode(file.getvalue()).decode()

@@ -7,6 +7,8 @@ on the [0, 1] scale, times in seconds.
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -90,6 +92,33 @@ class Curve(TypedDict):
     x_label: str
     y_label: str
     series: dict[str, list[list[float]]]
+
+
+def curve_from_logs(
+    title: str, y_label: str, key: str, logs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Curve:
+    """One diagram from Trainer logs.
+
+    Args:
+        title: Of the diagram.
+        y_label: Quantity and unit.
+        key: Logged name, such as "loss".
+        logs: Name of the series to `trainer.state.log_history`; entries without the key, or not finite, are
+            left out.
+    """
+    return {
+        "title": title,
+        "x_label": "step",
+        "y_label": y_label,
+        "series": {
+            name: [
+                [float(entry["step"]), float(entry[key])]
+                for entry in log
+                if key in entry and isfinite(entry[key])
+            ]
+            for name, log in logs.items()
+        },
+    }
 
 
 class Example(AttackedPair):

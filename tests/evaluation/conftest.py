@@ -15,7 +15,6 @@ from rmcl_hub.evaluation.outcomes import Outcome, summarise
 from rmcl_hub.evaluation.pictures import picture_pair
 from rmcl_hub.evaluation.retrieval import recall_numbers
 
-torch.set_num_threads(1)
 WORDS = ["[PAD]", "red", "blue", "apple", "boat", "is", "it"]
 
 
@@ -257,3 +256,8 @@ def outcomes():
         )
         for row, before, after in zip(template, clean, attacked, strict=True)
     ]
+
+
+@pytest.fixture
+def random_outcomes_of():
+    return random_outcomes

@@ -1,0 +1,327 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rmcl_hub.attacks.base import AttackResult
+from rmcl_hub.attacks.geometry import GeometryAttack
+from rmcl_hub.attacks.pgd import PGD
+from rmcl_hub.attacks.synonyms import SynonymTable
+from rmcl_hub.attacks.threat_model import ThreatModel
+from rmcl_hub.evaluation.attack_loop import CAPTION_COLUMNS
+from rmcl_hub.evaluation.robustness import (
+    cross_entropy_to_label,
+    embedding_retention,
+    evaluate_robustness,
+    is_correct,
+)
+from rmcl_hub.modeling_rmcl import RMCLViltForQuestionAnswering
+
+
+class BatchAttack:
+    """Applies a function to the batch; the threat model is declared apart, true or not."""
+
+    def __init__(self, change, threat_model):
+        self.change, self.threat_model = change, threat_model
+
+    def __call__(self, batch, objective):
+        zeros = torch.zeros(len(batch["text"]))
+        return AttackResult({**batch, **self.change(batch)}, zeros, zeros, 0, 0)
+
+
+def image_attack(change, epsilon=1.0):
+    return BatchAttack(
+        lambda batch: {"pixel_values": change(batch)}, ThreatModel(modality="image", epsilon=epsilon)
+    )
+
+
+def logits_of(model, batch):
+    with torch.no_grad():
+        joint = model.eval().joint_representation(
+            pixel_values=batch["pixel_values"],
+            pixel_mask=batch["pixel_mask"],
+            attention_mask=batch["attention_mask"],
+            input_ids=batch["input_ids"],
+        )
+        return model.logits_from_joint(joint)
+
+
+class TestEvaluateRobustness:
+    def test_outcomes_equal_a_forward_of_the_attacked_batch(self, model, rows, collate, shift_attack):
+        """The reference: one batch, the shift applied by hand."""
+        result = evaluate_robustness(model, rows, collate, {"shift": shift_attack(shift=0.1)}, batch_size=5)
+        batch = collate(rows)
+        attacked = {**batch, "pixel_values": batch["pixel_values"] + 0.2 * batch["pixel_mask"][:, None]}
+        before, after = logits_of(model, batch), logits_of(model, attacked)
+        assert [row.clean_prediction for row in result.outcomes] == before.argmax(1).tolist()
+        assert [row.adversarial_prediction for row in result.outcomes] == after.argmax(1).tolist()
+        losses = F.cross_entropy(after, batch["labels"], reduction="none")
+        assert [row.loss_after for row in result.outcomes] == pytest.approx(losses.tolist(), abs=1e-5)
+        assert [row.clean_correct for row in result.outcomes] == (
+            before.argmax(1) == batch["labels"]
+        ).tolist()
+        assert [row.delta_linf for row in result.outcomes] == pytest.approx([0.1] * 12, abs=1e-6)
+        assert [row.id for row in result.outcomes] == [row["question_id"] for row in rows]
+        assert {row.cluster for row in result.outcomes} == {f"concept{index}" for index in range(4)}
+
+    def test_pgd_raises_every_loss_and_identity_none(self, model, rows, collate, shift_attack):
+        attacks = {"pgd": PGD(0.05, 0.02, 5), "nothing": shift_attack(shift=0.0)}
+        outcomes = evaluate_robustness(model, rows, collate, attacks, batch_size=4).outcomes
+        assert all(row.loss_after > row.loss_before + 1e-3 for row in outcomes if row.attack == "pgd")
+        for row in outcomes:
+            if row.attack == "nothing":
+                assert row.loss_after == row.loss_before
+                assert row.adversarial_prediction == row.clean_prediction
+                assert row.delta_linf == 0.0
+
+    def test_text_attack_is_recorded(self, model, rows, collate, shift_attack):
+        result = evaluate_robustness(model, rows, collate, {"word": shift_attack(word="blue")}, batch_size=12)
+        assert all(row.adversarial_text == f"{row.text} blue" for row in result.outcomes)
+        assert all(row.words_changed == 1 and row.delta_linf == 0.0 for row in result.outcomes)
+        assert [row.num_words for row in result.outcomes[:4]] == [3, 3, 2, 4]
+        rate = result.summary()["word"]["overall"]["word_change_rate"]
+        assert rate == pytest.approx((1 / 3 + 1 / 3 + 1 / 2 + 1 / 4) / 4)
+
+    def test_batch_size_does_not_matter(self, model, rows, collate):
+        of_size = [
+            evaluate_robustness(model, rows, collate, {"pgd": PGD(0.05, 0.02, 3)}, batch_size=size).outcomes
+            for size in (12, 5)
+        ]
+        for one, other in zip(*of_size, strict=True):
+            assert (one.id, one.adversarial_prediction) == (other.id, other.adversarial_prediction)
+            assert one.loss_after == pytest.approx(other.loss_after, abs=1e-5)
+
+    def test_union_is_the_worst_of_its_members_example_by_example(self, model, rows, collate, shift_attack):
+        attacks = {"image": PGD(0.05, 0.02, 3), "text": shift_attack(word="blue")}
+        unions = {"both": ["image", "text"]}
+        result = evaluate_robustness(model, rows, collate, attacks, batch_size=6, unions=unions)
+        by_attack = {
+            name: [row for row in result.outcomes if row.attack == name] for name in ("image", "text", "both")
+        }
+        assert len(by_attack["both"]) == len(rows)
+        for image, text, both in zip(*by_attack.values(), strict=True):
+            assert both.id == image.id == text.id
+            assert both.adversarial_correct == (image.adversarial_correct and text.adversarial_correct)
+        costs = [result.cost[name] for name in ("image", "text", "both")]
+        assert costs[2].forwards == costs[0].forwards + costs[1].forwards
+        assert costs[2].backwards == costs[0].backwards
+
+    def test_cost_is_per_example(self, model, rows, collate):
+        cost = evaluate_robustness(model, rows, collate, {"pgd": PGD(0.05, 0.02, 3)}, batch_size=5).cost[
+            "pgd"
+        ]
+        assert (cost.forwards, cost.backwards) == (4.0, 3.0)
+        assert cost.seconds > 0
+
+    def test_leaves_the_model_as_it_was(self, model, rows, collate):
+        model.train()
+        model.dropout.eval()
+        model.words.weight.requires_grad_(False)
+        before = copy.deepcopy(model.state_dict())
+        evaluate_robustness(model, rows, collate, {"pgd": PGD(0.05, 0.02, 2)}, batch_size=6)
+        assert model.training
+        assert not model.dropout.training
+        assert not model.words.weight.requires_grad
+        assert model.head.weight.requires_grad
+        assert model.head.weight.grad is None
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def test_streams(self, model, rows, collate):
+        class Stream(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return iter(rows)
+
+        attacks = {"pgd": PGD(0.05, 0.02, 2)}
+        assert (
+            evaluate_robustness(model, Stream(), collate, attacks, batch_size=5).outcomes
+            == evaluate_robustness(model, rows, collate, attacks, batch_size=5).outcomes
+        )
+
+    def test_keeps_the_first_right_pairs_not_the_fooled_ones(self, model, rows, collate, shift_attack):
+        attacks = {"nothing": shift_attack(shift=0.0)}
+        result = evaluate_robustness(model, rows, collate, attacks, batch_size=2, num_pairs=2)
+        right = [row.id for row in result.outcomes if row.clean_correct]
+        assert len(right) > 2
+        assert [pair["id"] for pair in result.pairs] == right[:2]
+        assert result.pairs[0]["clean_picture"].startswith("data:image/png;base64,")
+
+    def test_real_head_and_real_attacks(self, tiny_config, tiny_tokenizer, tiny_batch):
+        tiny_config.num_labels = 3
+        vqa = RMCLViltForQuestionAnswering(tiny_config)
+        labels = F.one_hot(torch.arange(4) % 3, 3).float()
+        rows = [
+            {"question_id": index, "concept": "c", "question_type": "t", "row": index} for index in range(4)
+        ]
+
+        def collate_rows(chosen):
+            index = [row["row"] for row in chosen]
+            text = [tiny_batch["text"][i] for i in index]
+            return {
+                **tiny_tokenizer(text, padding=True, return_token_type_ids=True, return_tensors="pt"),
+                **{name: tiny_batch[name][index] for name in ("pixel_values", "pixel_mask")},
+                "labels": labels[index],
+                "text": text,
+            }
+
+        synonyms = SynonymTable({"small": [("tiny", 0.9)], "happy": [("glad", 0.9)], "red": [("round", 0.9)]})
+        attacks = {
+            "pgd": PGD.preset("standard", 8 / 255),
+            "words": GeometryAttack(tiny_tokenizer, synonyms, max_change_share=0.5),
+        }
+        result = evaluate_robustness(vqa, rows, collate_rows, attacks, batch_size=3)
+        of_pgd = [row for row in result.outcomes if row.attack == "pgd"]
+        assert all(row.loss_after > row.loss_before for row in of_pgd)
+        assert all(0 < row.delta_linf <= 8 / 255 + 1e-6 for row in of_pgd)
+        of_words = [row for row in result.outcomes if row.attack == "words"]
+        assert sum(row.words_changed for row in of_words) > 0
+        assert all((row.loss_after > row.loss_before) == (row.words_changed > 0) for row in of_words)
+
+
+class TestRefusals:
+    def run(self, model, rows, collate, attack, **options):
+        return evaluate_robustness(model, rows, collate, {"bad": attack}, batch_size=6, **options)
+
+    def test_random_model(self, model, rows, collate, shift_attack):
+        model.joint_representation = lambda **inputs: torch.randn(len(inputs["pixel_values"]), 7)
+        with pytest.raises(ValueError, match=r"differs by .* between two forwards in eval mode"):
+            self.run(model, rows, collate, shift_attack())
+
+    def test_epsilon_applied_to_normalised_pixels(self, model, rows, collate, shift_attack):
+        with pytest.raises(
+            ValueError, match=r"changed a pixel by 0\.20000, its threat model allows 0\.10000"
+        ):
+            self.run(model, rows, collate, shift_attack(shift=0.2, epsilon=0.1))
+
+    def test_pixels_that_no_picture_has(self, model, rows, collate):
+        attack = image_attack(lambda batch: batch["pixel_values"] - batch["pixel_mask"][:, None])
+        with pytest.raises(
+            ValueError, match=r"returned pixels in \[-0\.\d+, .*a picture has pixels in \[0, 1\]"
+        ):
+            self.run(model, rows, collate, attack)
+
+    def test_nan_pixels(self, model, rows, collate):
+        attack = image_attack(lambda batch: batch["pixel_values"] * torch.nan)
+        with pytest.raises(ValueError, match="returned NaN or infinite pixels"):
+            self.run(model, rows, collate, attack)
+
+    def test_padding(self, model, rows, collate):
+        attack = image_attack(lambda batch: batch["pixel_values"] + 0.01)
+        with pytest.raises(ValueError, match="changed padding pixels"):
+            self.run(model, rows, collate, attack)
+
+    def test_pixels_under_a_text_threat_model(self, model, rows, collate):
+        threat = ThreatModel(modality="text", max_change_share=0.2)
+        attack = BatchAttack(lambda batch: {"pixel_values": batch["pixel_values"] * 0.9}, threat)
+        with pytest.raises(ValueError, match=r"its threat model allows 0\.00000"):
+            self.run(model, rows, collate, attack)
+
+    def test_text_under_an_image_threat_model(self, model, rows, collate):
+        attack = BatchAttack(
+            lambda batch: {"text": ["red"] * len(batch["text"])}, ThreatModel(modality="image", epsilon=0.1)
+        )
+        with pytest.raises(ValueError, match="changed the text, but its threat model is on the image only"):
+            self.run(model, rows, collate, attack)
+
+    def test_labels(self, model, rows, collate):
+        threat = ThreatModel(modality="image", epsilon=0.1)
+        attack = BatchAttack(lambda batch: {"labels": 1 - batch["labels"]}, threat)
+        with pytest.raises(ValueError, match="changed the labels"):
+            self.run(model, rows, collate, attack)
+
+    def test_empty_data(self, model, collate, shift_attack):
+        with pytest.raises(ValueError, match="the data set is empty"):
+            self.run(model, [], collate, shift_attack())
+
+    def test_no_attack(self, model, rows, collate):
+        with pytest.raises(ValueError, match="no attacks given"):
+            evaluate_robustness(model, rows, collate, {}, batch_size=6)
+
+    def test_union_of_unknown_attacks(self, model, rows, collate, shift_attack):
+        with pytest.raises(ValueError, match=r"union 'both' of \['bad', 'worse'\] must .*known: \['bad'\]"):
+            self.run(model, rows, collate, shift_attack(), unions={"both": ["bad", "worse"]})
+
+    def test_repeated_ids(self, model, rows, collate, shift_attack):
+        with pytest.raises(ValueError, match="example id 'q0' occurs more than once"):
+            self.run(model, [*rows, rows[0]], collate, shift_attack())
+
+    def test_collator_that_drops_rows(self, model, rows, collate, shift_attack):
+        with pytest.raises(ValueError, match="collate made 5 examples of 6 rows"):
+            self.run(model, rows, lambda rows: collate(rows[1:]), shift_attack())
+
+
+class TestEmbeddingRetention:
+    def test_equals_a_search_by_hand(self, model, rows, collate, shift_attack):
+        """Clean gallery and shifted queries in NumPy terms: nearest by cosine, own one strictly ahead."""
+        outcomes = embedding_retention(
+            model, rows, collate, {"shift": shift_attack(shift=0.2)}, batch_size=5
+        ).outcomes
+        batch = collate(rows)
+        shifted = batch["pixel_values"] + 0.4 * batch["pixel_mask"][:, None]
+
+        def embed(pixels):
+            inputs = {name: batch[name] for name in ("pixel_mask", "attention_mask", "input_ids")}
+            return F.normalize(model.eval().joint_representation(pixel_values=pixels, **inputs), dim=1)
+
+        cosine = (embed(shifted) @ embed(batch["pixel_values"]).T).detach().numpy()
+        for index, row in enumerate(outcomes):
+            ranking = sorted(range(12), key=lambda item: -cosine[index, item])
+            assert row.label == index
+            assert row.clean_prediction == index
+            assert row.adversarial_prediction == ranking[0]
+            assert row.adversarial_correct == (ranking[0] == index)
+        assert any(not row.adversarial_correct for row in outcomes)
+
+    def test_attack_that_starts_at_the_clean_pair_still_moves_it(self, model, rows, collate):
+        """The distance to the own embedding alone has gradient zero there."""
+        outcomes = embedding_retention(
+            model, rows, collate, {"pgd": PGD(0.02, 0.01, 4)}, batch_size=6
+        ).outcomes
+        assert all(row.loss_after > row.loss_before + 1e-4 for row in outcomes)
+
+    def test_needs_no_labels_and_no_head(self, model, rows, collate):
+        def unlabelled(chosen):
+            return {name: value for name, value in collate(chosen).items() if name != "labels"}
+
+        del model.head
+        captions = [{**row, "image_id": row["question_id"]} for row in rows]
+        result = embedding_retention(
+            model, captions, unlabelled, {"pgd": PGD(0.3, 0.1, 5)}, batch_size=6, columns=CAPTION_COLUMNS
+        )
+        numbers = result.summary()["pgd"]
+        assert set(numbers) == {"overall", "all"}
+        assert numbers["overall"]["clean_accuracy"]["value"] == 1.0
+        assert numbers["overall"]["robust_accuracy"]["value"] < 1.0
+
+    def test_identical_pairs_do_not_find_themselves(self, model, rows, collate, shift_attack):
+        twins = [*rows, {**rows[0], "question_id": "twin"}]
+        outcomes = embedding_retention(
+            model, twins, collate, {"none": shift_attack()}, batch_size=13
+        ).outcomes
+        assert [row.id for row in outcomes if not row.clean_correct] == ["q0", "twin"]
+
+    def test_gallery_of_one(self, model, rows, collate, shift_attack):
+        with pytest.raises(ValueError, match="gallery of at least 2 examples, got 1"):
+            embedding_retention(model, rows[:1], collate, {"none": shift_attack()}, batch_size=1)
+
+
+class TestSoftLabels:
+    def test_cross_entropy_to_scores(self):
+        logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [5.0, 0.0, 0.0]])
+        scores = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 0.3], [0.0, 0.0, 0.0]])
+        log_probabilities = logits.log_softmax(dim=1)
+        expected = [
+            -(2 * log_probabilities[0, 0] + log_probabilities[0, 1]) / 3,
+            -log_probabilities[1, 2],
+            0.0,
+        ]
+        assert cross_entropy_to_label(logits, scores).tolist() == pytest.approx([float(x) for x in expected])
+
+    def test_one_hot_scores_equal_class_indices(self):
+        logits, labels = torch.randn(5, 4), torch.tensor([0, 3, 1, 2, 2])
+        soft = cross_entropy_to_label(logits, F.one_hot(labels, 4).float())
+        assert torch.allclose(soft, cross_entropy_to_label(logits, labels))
+
+    def test_correct_is_a_best_scored_answer(self):
+        scores = torch.tensor([[1.0, 0.3], [1.0, 1.0], [0.3, 0.6], [0.0, 0.0]])
+        assert is_correct(torch.tensor([1, 1, 1, 0]), scores).tolist() == [False, True, True, False]
