@@ -99,6 +99,9 @@ class SynonymTable:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with the content."""

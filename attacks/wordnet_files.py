@@ -29,9 +29,7 @@ class Synset:
     """A set of words with one meaning."""
 
     words: tuple[str, ...]
-    topic: int  # lexicographer file number: 05 animals, 18 persons, ...
     pointers: tuple[Pointer, ...]
-    gloss: str
 
     def targets(self, *symbols: str) -> Iterator[SynsetId]:
         """Synsets that one of these relations leads to."""
@@ -84,8 +82,7 @@ def _entries(path: Path) -> Iterator[str]:
 
 
 def _parse_synset(line: str) -> tuple[int, Synset]:
-    head, _, gloss = line.partition(" | ")
-    fields = head.split()
+    fields = line.partition(" | ")[0].split()  # what follows is the gloss
     num_words = int(fields[3], 16)
     # An adjective may carry its position in parentheses: "galore(ip)".
     words = tuple(word.partition("(")[0] for word in fields[4 : 4 + 2 * num_words : 2])
@@ -96,7 +93,7 @@ def _parse_synset(line: str) -> tuple[int, Synset]:
         symbol, offset, pos, ends = fields[start + 4 * index : start + 4 * index + 4]
         target = (pos.replace("s", "a"), int(offset))
         pointers.append(Pointer(symbol, target, int(ends[:2], 16), int(ends[2:], 16)))
-    return int(fields[0]), Synset(words, int(fields[1]), tuple(pointers), gloss)
+    return int(fields[0]), Synset(words, tuple(pointers))
 
 
 def _read_counts(path: Path) -> dict[tuple[str, str, int], int]:
