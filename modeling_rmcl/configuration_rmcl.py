@@ -24,6 +24,7 @@ class RMCLViltConfig(ViltConfig):
         wpa_weight: Weight of word-patch alignment in the ViLT pre-training loss, >= 0 (ViLT: 0.1).
         tie_word_embeddings: Share word embeddings and the decoder of masked language modelling. Transformers
             5 sets this to true whatever is given.
+        cls_token_id: Id of `[CLS]`, the text that stands before an image encoded alone (BERT's: 101).
         **kwargs: Fields of `ViltConfig`.
 
     Raises:
@@ -52,6 +53,8 @@ class RMCLViltConfig(ViltConfig):
             raise ValueError(
                 f"contrastive_temperature must be positive, got {contrastive_temperature}; MoCo uses 0.07."
             )
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}; MoCo uses 0.999.")
         if itc_weight < 0 or wpa_weight < 0:
             raise ValueError(
                 f"Loss weights must be at least 0, got itc_weight={itc_weight}, wpa_weight={wpa_weight}."
@@ -65,6 +68,7 @@ class RMCLViltConfig(ViltConfig):
         self.barlow_lambda = barlow_lambda
         self.itc_weight = itc_weight
         self.wpa_weight = wpa_weight
+        self.cls_token_id = cls_token_id
         kwargs.pop("model_type", None)  # a stock checkpoint says "vilt"
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 

@@ -13,10 +13,14 @@ from .vilt_embeddings import ViltEmbeddings
 from .vilt_encoder import ViltEncoder, ViltPooler
 
 if TYPE_CHECKING:
-    # Transformers saves a model with every file that its source names in a relative import. Naming the heads
-    # here makes every saved folder load as every class of AUTO_MAP, without a circular import at run time.
+    # A saved folder carries the files that its model's source names in relative imports, and Transformers 4
+    # follows these one file deep. So this file and the two with heads name all files: every saved folder
+    # then loads as every class of AUTO_MAP. At run time the imports would be circular.
+    from .contrastive_losses import gather_embeddings as gather_embeddings
     from .modeling_rmcl_vilt_heads import RMCLViltForQuestionAnswering as RMCLViltForQuestionAnswering
     from .modeling_rmcl_vilt_pretraining import RMCLViltForPreTraining as RMCLViltForPreTraining
+    from .projectors import build_projector as build_projector
+    from .word_patch_alignment import word_patch_alignment_loss as word_patch_alignment_loss
 
 try:  # Transformers 5 builds models on the meta device; its functions skip what the checkpoint has filled.
     from transformers import initialization as init
@@ -171,8 +175,15 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         pixel_mask: Tensor | None = None,
         image_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Pooled `(batch, hidden)` of the encoder run on the image alone, read at its class token."""
-        return self._pool(*self._embed_image(pixel_values, pixel_mask, image_embeds, None))
+        """Pooled `(batch, hidden)` of the encoder run on the image alone, behind an empty text.
+
+        The text is one `[CLS]` (`config.cls_token_id`): the image is read where pairs and texts are, so what is
+        learned about images alone is there in the joint representation too.
+        """
+        image, image_mask = self._embed_image(pixel_values, pixel_mask, image_embeds, None)
+        cls = torch.full((len(image), 1), self.config.cls_token_id, device=image.device)
+        text, text_mask = self._embed_text(cls, None, None, None)
+        return self._pool(torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1))
 
     def _pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
         first_state = self.encoder(

@@ -1,6 +1,6 @@
 """Heads on the ViLT encoder for masked language modelling and the downstream tasks (thesis section 4)."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,14 @@ from transformers.utils import can_return_tuple
 
 from .configuration_rmcl import RMCLViltConfig
 from .modeling_rmcl_vilt import RMCLViltModel, RMCLViltPreTrainedModel
+
+if TYPE_CHECKING:  # see modeling_rmcl_vilt
+    from .contrastive_losses import gather_embeddings as gather_embeddings
+    from .modeling_rmcl_vilt_pretraining import RMCLViltForPreTraining as RMCLViltForPreTraining
+    from .projectors import build_projector as build_projector
+    from .vilt_embeddings import ViltEmbeddings as ViltEmbeddings
+    from .vilt_encoder import ViltEncoder as ViltEncoder
+    from .word_patch_alignment import word_patch_alignment_loss as word_patch_alignment_loss
 
 try:  # see modeling_rmcl_vilt
     from transformers import initialization as init

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,10 @@ from .modeling_rmcl_vilt import RMCLViltModel
 from .modeling_rmcl_vilt_heads import RMCLViltMLMModel, ViltMLMHead
 from .projectors import build_projector
 from .word_patch_alignment import inner_word_mask, word_patch_alignment_loss
+
+if TYPE_CHECKING:  # see modeling_rmcl_vilt
+    from .vilt_embeddings import ViltEmbeddings as ViltEmbeddings
+    from .vilt_encoder import ViltEncoder as ViltEncoder
 
 try:  # see modeling_rmcl_vilt
     from transformers import initialization as init
@@ -118,6 +122,12 @@ class RMCLViltForPreTraining(RMCLViltMLMModel):
                 **text,
             )
             return RMCLViltForPreTrainingOutput(embeds=embeds)
+        if (mlm_input_ids is None) != (mlm_labels is None) or (itm_image_index is None) != (
+            itm_labels is None
+        ):
+            raise ValueError(
+                "mlm_input_ids goes with mlm_labels, and itm_image_index with itm_labels; one is missing."
+            )
         # Patches are embedded once and shared by all passes.
         image, image_mask = self.vilt.embeddings.embed_image(pixel_values, pixel_mask)
         losses = {}
