@@ -88,6 +88,7 @@ def tiny_config():
 
     return RMCLViltConfig(
         vocab_size=len(VOCABULARY),
+        cls_token_id=VOCABULARY.index("[CLS]"),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -1,7 +1,7 @@
 """From examples (pictures and sentences) to the tensors of a step."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -109,17 +109,31 @@ class PretrainingCollator(PairCollator):
     the batch; no further image is read.
     """
 
-    def __init__(self, processor: ProcessorMixin, mlm_probability: float = 0.15, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        objectives: Sequence[str] = ("mlm", "itm"),
+        mlm_probability: float = 0.15,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(processor, **kwargs)
+        if not objectives or set(objectives) - {"mlm", "itm"}:
+            raise ValueError(
+                f"objectives must be a non-empty subset of ['mlm', 'itm'], got {list(objectives)}."
+            )
+        self.objectives = objectives
         self.masking = DataCollatorForLanguageModeling(processor.tokenizer, mlm_probability=mlm_probability)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Collate rows with `image`, `image_id` and `captions`."""
         batch = super().__call__(examples)
-        del batch["text"]
-        special = _special_tokens(batch["input_ids"], self.processor.tokenizer)
-        masked, labels = self.masking.torch_mask_tokens(batch["input_ids"].clone(), special)
-        return {**batch, "mlm_input_ids": masked, "mlm_labels": labels, **_match(len(examples))}
+        if "mlm" in self.objectives:
+            special = _special_tokens(batch["input_ids"], self.processor.tokenizer)
+            masked, labels = self.masking.torch_mask_tokens(batch["input_ids"].clone(), special)
+            batch |= {"mlm_input_ids": masked, "mlm_labels": labels}
+        if "itm" in self.objectives:
+            batch |= _match(len(examples))
+        return batch
 
 
 class QuestionCollator(PairCollator):
@@ -150,6 +164,17 @@ class StatementCollator(PairCollator):
         for name in ("pixel_values", "pixel_mask"):
             batch[name] = batch[name].unflatten(0, (len(examples), 2))  # (batch, 2, ...)
         return {**batch, "labels": torch.tensor([int(example["label"]) for example in examples])}
+
+
+def without_text(collate: Callable[[Any], Batch]) -> Callable[[Any], Batch]:
+    """Drop the raw sentences, which a model's forward does not take."""
+
+    def collate_tensors(examples: Any) -> Batch:
+        batch = collate(examples)
+        del batch["text"]
+        return batch
+
+    return collate_tensors
 
 
 def _special_tokens(input_ids: Tensor, tokenizer: Any) -> Tensor:

@@ -44,7 +44,7 @@ def with_equal_passes(control: PretrainRecipe, passes: int) -> PretrainRecipe:
     """The control continues ViLT's own objectives for the encoder passes that RMCL spent on all."""
     training = control.training
     batch = training["per_device_train_batch_size"] * training.get("gradient_accumulation_steps", 1)
-    steps = max(1, round(passes / (PASSES_PER_PLAIN_EXAMPLE * batch)))
+    steps = max(1, round(passes / (batch * passes_per_plain_example(control))))
     return replace(control, training={**training, "max_steps": steps})
 
 
@@ -65,7 +65,7 @@ def run_pretraining(
         trainer = pretrain(recipe)
         curves = trainer.state.log_history
         batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-        plain = trainer.state.global_step * batch * PASSES_PER_PLAIN_EXAMPLE
+        plain = trainer.state.global_step * batch * passes_per_plain_example(recipe)
         return {"curves": curves, "encoder_passes": getattr(trainer, "encoder_passes", plain)}
 
     return _stage(folder, "stage", recipe, init_from, run)

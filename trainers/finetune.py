@@ -3,7 +3,6 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from rmcl_hub.trainers.pretrain import load_data, writable_folder
@@ -34,6 +33,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     from transformers import AutoProcessor, TrainingArguments, set_seed
 
     from rmcl_hub.trainers.arguments import training_arguments
+    from rmcl_hub.trainers.data_collators import without_text
     from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
 
     if recipe.init_from is None:
@@ -49,7 +49,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
         model=model,
         args=args,
         train_dataset=dataset,
-        data_collator=_without_text(collate),
+        data_collator=without_text(collate),
         optimizers=(_optimizer(model, recipe, args), None),
     )
     trainer.model_accepts_loss_kwargs = False  # the loss is a batch mean
@@ -135,17 +135,6 @@ def _optimizer(model: Any, recipe: FinetuneRecipe, args: Any) -> Any:
         betas=(args.adam_beta1, args.adam_beta2),
         eps=args.adam_epsilon,
     )
-
-
-def _without_text(collate: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    """Drop the raw sentences, which a model's forward does not take."""
-
-    def collate_tensors(examples: Any) -> dict[str, Any]:
-        batch = collate(examples)
-        batch.pop("text")
-        return batch
-
-    return collate_tensors
 
 
 if __name__ == "__main__":

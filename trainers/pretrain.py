@@ -44,7 +44,12 @@ def pretrain(recipe: PretrainRecipe) -> Any:
     processor = build_processor(recipe.init_from, recipe.image_size, recipe.model.get("patch_size", 32))
     if recipe.init_from is None:
         config = RMCLViltConfig(
-            **{"vocab_size": len(processor.tokenizer), "image_size": recipe.image_size, **recipe.model}
+            **{
+                "vocab_size": len(processor.tokenizer),
+                "cls_token_id": processor.tokenizer.cls_token_id,
+                "image_size": recipe.image_size,
+                **recipe.model,
+            }
         )
         model = RMCLViltForPreTraining(config)
         start_from_pretrained_words(model.get_input_embeddings(), processor.tokenizer)
@@ -60,22 +65,25 @@ def pretrain(recipe: PretrainRecipe) -> Any:
 
 
 def _trainer(recipe: PretrainRecipe, args: Any, model: Any, processor: Any) -> Any:
-    from rmcl_hub.trainers.data_collators import PairCollator, PretrainingCollator
+    from rmcl_hub.trainers.data_collators import PairCollator, PretrainingCollator, without_text
     from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
     from rmcl_hub.trainers.rmcl_trainer import RMCLTrainer
 
     settings = {"max_text_length": recipe.data.max_text_length, "max_unreadable": recipe.data.max_unreadable}
     dataset = load_data(recipe.data, seed=args.seed)
     if recipe.stage == "vilt":
-        collator = PretrainingCollator(processor, **settings)
+        collator = without_text(PretrainingCollator(processor, recipe.objectives, **settings))
         return GuardedTrainer(model=model, args=args, train_dataset=dataset, data_collator=collator)
-    collator_class = PretrainingCollator if args.pretraining_weight else PairCollator
+    if args.pretraining_weight:
+        collator = PretrainingCollator(processor, recipe.objectives, **settings)
+    else:
+        collator = PairCollator(processor, **settings)
     image_attack, text_attack = build_attacks(recipe.attack, processor.tokenizer, recipe.data.max_text_length)
     return RMCLTrainer(
         model=model,
         args=args,
         train_dataset=dataset,
-        data_collator=collator_class(processor, **settings),
+        data_collator=collator,
         image_attack=image_attack,
         text_attack=text_attack,
     )

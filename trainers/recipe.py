@@ -37,6 +37,7 @@ class PretrainRecipe:
     """One pre-training run: ViLT's own objectives (`stage: vilt`) or RMCL (`stage: rmcl`)."""
 
     stage: str = "rmcl"
+    objectives: list[str] = field(default_factory=lambda: ["mlm", "itm"])  # ViLT's own, of stage vilt
     output_dir: str = "runs/pretrain"
     init_from: str | None = None  # folder or hub id; None starts from scratch
     image_size: int = 64  # shorter side in pixels, used when starting from scratch

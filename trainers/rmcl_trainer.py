@@ -153,8 +153,10 @@ class RMCLTrainer(GuardedTrainer):
 
     def _pretraining_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         targets = ("mlm_input_ids", "mlm_labels", "itm_image_index", "itm_labels")
-        self.encoder_passes += 6 * len(inputs["input_ids"])
-        return model(**model_inputs(inputs), **{name: inputs[name] for name in targets}).loss
+        given = {name: inputs[name] for name in targets if name in inputs}
+        passes = ("mlm_labels" in given) + ("itm_labels" in given) + bool(self.model.config.itc_weight)
+        self.encoder_passes += 2 * passes * len(inputs["input_ids"])
+        return model(**model_inputs(inputs), **given).loss
 
     def end_step(self) -> None:
         """After the optimiser step: move the key branch and put the step's keys of all processes into the queue.
