@@ -45,6 +45,7 @@ class RMCLViltConfig(ViltConfig):
         itc_weight: float = 0.0,
         wpa_weight: float = 0.1,
         tie_word_embeddings: bool = True,
+        cls_token_id: int = 101,
         **kwargs: Any,
     ) -> None:
         if projector not in ("moco", "barlow_twins"):

@@ -30,7 +30,7 @@ def run_seed(recipe: ExperimentRecipe, seed: int, folder: Path) -> None:
     vilt = folder / "vilt"
     run_pretraining(recipe.pretrain, vilt, seed=seed)
     passes = run_pretraining(recipe.rmcl, folder / "rmcl", seed=seed, init_from=vilt)["encoder_passes"]
-    control = with_equal_passes(recipe.control, passes)
+    control = with_equal_passes(recipe.control, passes, recipe.pretrain.model.get("itc_weight", 0))
     run_pretraining(control, folder / "control", seed=seed, init_from=vilt)
     for arm in ARMS:
         measure_representation(recipe, folder / arm)
@@ -40,12 +40,17 @@ def run_seed(recipe: ExperimentRecipe, seed: int, folder: Path) -> None:
             measure_robustness(recipe.evaluation, finetuning, target)
 
 
-def with_equal_passes(control: PretrainRecipe, passes: int) -> PretrainRecipe:
+def with_equal_passes(control: PretrainRecipe, passes: int, itc_weight: float) -> PretrainRecipe:
     """The control continues ViLT's own objectives for the encoder passes that RMCL spent on all."""
     training = control.training
     batch = training["per_device_train_batch_size"] * training.get("gradient_accumulation_steps", 1)
-    steps = max(1, round(passes / (batch * passes_per_plain_example(control))))
+    steps = max(1, round(passes / (batch * passes_per_plain_example(control, itc_weight))))
     return replace(control, training={**training, "max_steps": steps})
+
+
+def passes_per_plain_example(recipe: PretrainRecipe, itc_weight: float) -> int:
+    """Encoder passes, forward and backward, of ViLT's objectives; the two modalities alone count as one."""
+    return 2 * (len(recipe.objectives) + bool(itc_weight))
 
 
 def run_pretraining(
@@ -65,7 +70,8 @@ def run_pretraining(
         trainer = pretrain(recipe)
         curves = trainer.state.log_history
         batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-        plain = trainer.state.global_step * batch * passes_per_plain_example(recipe)
+        plain = trainer.state.global_step * batch
+        plain *= passes_per_plain_example(recipe, trainer.model.config.itc_weight)
         return {"curves": curves, "encoder_passes": getattr(trainer, "encoder_passes", plain)}
 
     return _stage(folder, "stage", recipe, init_from, run)

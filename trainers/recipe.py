@@ -1,11 +1,14 @@
 """Recipes: one YAML file per run, checked key by key before anything is built."""
 
+import argparse
 import difflib
+import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 
@@ -28,8 +31,34 @@ class DataRecipe:
 class AttackRecipe:
     """The inner maximisation: keyword arguments of `PGD` and `GeometryAttack`."""
 
-    image: dict[str, Any] = field(default_factory=dict)
-    text: dict[str, Any] = field(default_factory=dict)
+    image: dict[str, Any] = field(default_factory=dict)  # or `preset` and `epsilon` of `PGD.preset`
+    text: dict[str, Any] = field(default_factory=dict)  # and `vectors`, a file of word vectors
+
+    def __post_init__(self) -> None:
+        """Refuse what the attacks do not take, such as an epsilon outside [0, 1]."""
+        self.image_attack()
+        if self.text:
+            from rmcl_hub.attacks.geometry import GeometryAttack
+
+            given_elsewhere = {"tokenizer", "synonyms", "max_length"}
+            known = set(inspect.signature(GeometryAttack).parameters) - given_elsewhere
+            check_keys(self.text, sorted(known | {"vectors"}), "text")
+
+    def image_attack(self) -> Any:
+        """The `PGD` that the image section describes, None if it is empty."""
+        if not self.image:
+            return None
+        from rmcl_hub.attacks.pgd import PGD
+
+        if "preset" in self.image:
+            check_keys(self.image, ["preset", "epsilon"], "image (a preset fixes all but epsilon)")
+            return PGD.preset(self.image["preset"], self.image.get("epsilon"))
+        known = inspect.signature(PGD).parameters
+        check_keys(self.image, [*known, "preset"], "image")
+        required = {name for name, parameter in known.items() if parameter.default is parameter.empty}
+        if missing := sorted(required - set(self.image)):
+            raise ValueError(f"image: {', '.join(missing)} missing; give them, or a preset.")
+        return PGD(**self.image)
 
 
 @dataclass
@@ -46,6 +75,21 @@ class PretrainRecipe:
     attack: AttackRecipe = field(default_factory=AttackRecipe)
     training: dict[str, Any] = field(default_factory=dict)  # fields of RMCLArguments
 
+    def __post_init__(self) -> None:
+        """Refuse unknown stages, and unknown keys of the free sections."""
+        if self.stage not in ("vilt", "rmcl"):
+            raise ValueError(f"stage must be 'vilt' or 'rmcl', got {self.stage!r}.")
+        if self.data.config not in ("captions", "noto"):
+            raise ValueError(f"Pre-training needs pairs: data.config 'captions', got {self.data.config!r}.")
+        if self.model:
+            from rmcl_hub.modeling_rmcl import RMCLViltConfig
+
+            check_keys(self.model, sorted(RMCLViltConfig().to_dict()), "model")
+        if self.training:
+            from .arguments import RMCLArguments
+
+            check_keys(self.training, _settable(RMCLArguments), "training")
+
 
 @dataclass
 class FinetuneRecipe:
@@ -58,6 +102,17 @@ class FinetuneRecipe:
     head_learning_rate: float | None = None  # None: the learning rate of the encoder
     data: DataRecipe = field(default_factory=lambda: DataRecipe(config="vqa"))
     training: dict[str, Any] = field(default_factory=dict)  # fields of TrainingArguments
+
+    def __post_init__(self) -> None:
+        """Refuse unknown tasks, data of another task, and unknown training arguments."""
+        if self.task not in ("vqa", "nlvr2"):
+            raise ValueError(f"task must be 'vqa' or 'nlvr2', got {self.task!r}.")
+        if self.data.config != self.task:
+            raise ValueError(f"Task {self.task!r} needs data.config {self.task!r}, got {self.data.config!r}.")
+        if self.training:
+            from transformers import TrainingArguments
+
+            check_keys(self.training, _settable(TrainingArguments), "training")
 
 
 @dataclass
@@ -74,7 +129,7 @@ class EvaluationRecipe:
 
 @dataclass
 class ExperimentRecipe:
-    """Pre-train, then control and RMCL from the same checkpoint, then fine-tune and evaluate both, for every seed."""
+    """Pre-train, then control and RMCL from one checkpoint, then fine-tune and evaluate both; all seeds."""
 
     output_dir: str = "runs/quickstart"
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -85,17 +140,48 @@ class ExperimentRecipe:
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
 
 
+def recipe_from_command_line(
+    cls: type[Recipe], command: str, description: str, argv: list[str] | None, default: str | None = None
+) -> Recipe:
+    """Recipe that `command [recipe] [--section.key value ...]` asks for.
+
+    Args:
+        cls: One of the recipe classes of this module.
+        command: Shown in the help, with `description`.
+        description: One sentence.
+        argv: The words after the command; those of the process if None.
+        default: Recipe to take when none is named; None makes the name obligatory.
+
+    Raises:
+        SystemExit: After `--help`, or with status 2 without a recipe.
+        FileNotFoundError, ValueError: As `load_recipe`.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    is_override = [word.startswith("--") and word != "--help" for word in words]
+    first = is_override.index(True) if any(is_override) else len(words)
+    parser = argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        usage=f"{command} {'[recipe]' if default else 'recipe'} [--section.key value ...]",
+    )
+    parser.add_argument(
+        "recipe", nargs="?" if default else None, default=default, help="YAML file or packaged recipe"
+    )
+    return load_recipe(cls, parser.parse_args(words[:first]).recipe, words[first:])
+
+
 def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply `--section.key value` overrides.
 
     Args:
         cls: One of the recipe classes of this module.
         path: YAML file, or the bare name of a packaged recipe such as `quickstart`.
-        overrides: Command-line words, dotted keys and YAML values in turns.
+        overrides: Command-line words, dotted keys and YAML values in turns, or `--key=value`.
 
     Raises:
         FileNotFoundError: If there is no such recipe; the message lists the packaged ones.
-        ValueError: If the YAML is broken, a key is unknown (the nearest known one is suggested) or has no value.
+        ValueError: If the YAML is broken, a key is unknown (the nearest known one is suggested) or has no
+            value, or a value is not allowed.
     """
     path = _find(path)
     try:
@@ -121,11 +207,12 @@ def _find(path: str | Path) -> Path:
 
 
 def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    if len(overrides) % 2:
+    words = [part for word in overrides for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+    if len(words) % 2:
         raise ValueError(
-            f"Overrides come as '--key value' pairs, got {' '.join(overrides)!r}: a value is missing."
+            f"Overrides come as '--key value' pairs, got {' '.join(words)!r}: a value is missing."
         )
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+    for key, value in zip(words[::2], words[1::2], strict=True):
         if not key.startswith("--"):
             raise ValueError(f"Expected an override such as --training.seed 1, got {key!r}.")
         *sections, name = key[2:].split(".")
@@ -134,40 +221,46 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ValueError(f"{key}: {section!r} is a value, not a section.")
-        target[name] = yaml.safe_load(value)
+        try:
+            target[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{key}: {value!r} is not valid YAML: {error}") from error
 
 
 def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
-    known = {item.name: item for item in fields(cls)}
+    """Fill a recipe class from a section, and the recipes that it holds from the sections inside."""
     hints = get_type_hints(cls)
-    check_keys(raw, list(known), where)
+    check_keys(raw, [item.name for item in fields(cls)], where)
     values = {}
     for name, value in raw.items():
-        default = known[name].default_factory() if known[name].default_factory is not MISSING else None
-        element = _dict_of_recipes(hints[name])
-        if is_dataclass(default):
-            values[name] = _build(type(default), _mapping(value, f"{where}: {name}"), f"{where}: {name}")
-        elif element is not None:
-            section = _mapping(value, f"{where}: {name}")
+        inside, hint = f"{where}: {name}", hints[name]
+        if is_dataclass(hint):
+            values[name] = _build(hint, _mapping(value, inside), inside)
+        elif element := _recipe_in_dict(hint):
             values[name] = {
-                key: _build(element, _mapping(item, f"{where}: {name}.{key}"), f"{where}: {name}.{key}")
-                for key, item in section.items()
+                key: _build(element, _mapping(item, f"{inside}.{key}"), f"{inside}.{key}")
+                for key, item in _mapping(value, inside).items()
             }
         else:
-            values[name] = _number(value)
-    return cls(**values)
+            values[name] = _numbers(_mapping(value, inside) if get_origin(hint) is dict else value)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
-def _number(value: Any) -> Any:
+def _numbers(value: Any) -> Any:
     """YAML 1.1 reads `1e-4` as a string; a recipe that says 1e-4 means the number."""
-    if isinstance(value, dict):
-        return {key: _number(item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)
     return value
 
 
-def _dict_of_recipes(hint: Any) -> Any:
+def _recipe_in_dict(hint: Any) -> Any:
     """Recipe class `R` of a `dict[str, R]` field, else None."""
     arguments = getattr(hint, "__args__", ())
     return arguments[1] if len(arguments) == 2 and is_dataclass(arguments[1]) else None
@@ -177,6 +270,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} must be a section with keys, got {value!r}.")
     return value
+
+
+def _settable(arguments: Any) -> list[str]:
+    """Arguments of a run that a recipe may give; the output folder is a key of its own."""
+    return [item.name for item in fields(arguments) if item.init and item.name != "output_dir"]
 
 
 def check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
