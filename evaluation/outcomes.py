@@ -161,7 +161,7 @@ def _numbers(pooled: list[tuple[int, Outcome]]) -> AttackNumbers:
     everyone = np.ones(len(rows), dtype=bool)
     return {
         "clean_accuracy": rate(initially_correct, everyone),
-        "robust_accuracy": rate(correct.all(axis=1), everyone),
+        "robust_accuracy": rate(correct[:, 0] & correct[:, 1], everyone),
         "attack_success_rate": rate(~correct[:, 1], initially_correct),
         "flip_rate": rate(flipped, everyone),
         "word_change_rate": float(np.mean([row.words_changed / max(row.num_words, 1) for row in rows])),
@@ -177,7 +177,8 @@ def _rate(values: NDArray[np.bool_], clusters: NDArray, runs: NDArray) -> Rate:
         return {"value": None, "low": 0.0, "high": 1.0, "n": 0, "method": "undefined"}
     if len(np.unique(runs)) > 1:
         estimate = bootstrap(values, np.mean, clusters=clusters, runs=runs, num_resamples=1000)
-        return {**estimate._asdict(), "n": n, "method": "bootstrap over concepts and seeds"}
+        method = "bootstrap over concepts and seeds"
+        return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": n, "method": method}
     low, high = wilson_interval(int(values.sum()), n)
     return {"value": float(values.mean()), "low": low, "high": high, "n": n, "method": "Wilson"}
 
@@ -190,4 +191,4 @@ def save_outcomes(outcomes: Sequence[Outcome], path: str | Path) -> None:
 def load_outcomes(path: str | Path) -> list[Outcome]:
     """Read what `save_outcomes` wrote."""
     table = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
-    return [Outcome(**row) for row in table]
+    return [Outcome(**row) for row in table.to_list()]

@@ -121,7 +121,13 @@ def _tables(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def _attacks(model: ModelEntry, task: str, protocol: str) -> dict[str, dict[str, AttackNumbers]]:
-    return model["retention"] if task == RETENTION else model["tasks"][task][protocol]
+    if task != RETENTION:
+        return model["tasks"][task][protocol]
+    if "retention" not in model:
+        raise ValueError(
+            f"{model['name']} is compared by retention, but its entry has no 'retention' numbers."
+        )
+    return model["retention"]
 
 
 def _table_rows(

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import ProcessorMixin
 
@@ -48,7 +48,7 @@ class RetrievalNumbers(TypedDict):
 
 
 def evaluate_retrieval(
-    model: nn.Module,
+    model: Any,
     dataset: Any,
     processor: ProcessorMixin,
     *,
@@ -146,7 +146,7 @@ def chance_recall(relevant: NDArray[np.bool_], k: int) -> float:
 
 @torch.no_grad()
 def dual_encoder_scores(
-    model: nn.Module,
+    model: Any,
     images: Sequence[Any],
     texts: Sequence[str],
     processor: ProcessorMixin,
@@ -169,7 +169,7 @@ def dual_encoder_scores(
 
 @torch.no_grad()
 def cross_encoder_scores(
-    model: nn.Module,
+    model: Any,
     images: Sequence[Any],
     texts: Sequence[str],
     processor: ProcessorMixin,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from rmcl_hub.attacks.base import Attack, Batch, JointObjective, frozen
@@ -28,7 +28,7 @@ MODEL_INPUTS = (
 
 
 def evaluate_robustness(
-    model: nn.Module,
+    model: Any,
     dataset: Any,
     collate: Collate,
     attacks: Mapping[str, Attack],
@@ -97,7 +97,7 @@ def evaluate_robustness(
 
 
 def embedding_retention(
-    model: nn.Module,
+    model: Any,
     dataset: Any,
     collate: Collate,
     attacks: Mapping[str, Attack],
@@ -200,7 +200,7 @@ def is_correct(prediction: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _clean_embeddings(model: nn.Module, dataset: Any, collate: Collate, batch_size: int) -> Tensor:
+def _clean_embeddings(model: Any, dataset: Any, collate: Collate, batch_size: int) -> Tensor:
     loader = batches(model, dataset, collate, batch_size)
     embeddings = [
         F.normalize(model.joint_representation(**model_inputs(batch)), dim=-1)
