@@ -1,12 +1,10 @@
 """Arguments of the RMCL trainer on top of Transformers' `TrainingArguments`."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
-
-from .recipe import check_keys
 
 VIEWS = ("image", "text", "both")
 
@@ -50,14 +48,11 @@ class RMCLArguments(TrainingArguments):
 
 
 def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dict[str, Any]) -> Any:
-    """Build `cls` from a recipe's `training` section with the defaults that every stage here shares.
-
-    Raises:
-        ValueError: If a key is not an argument; the nearest one is suggested.
-    """
-    check_keys(given, [item.name for item in fields(cls) if item.init], "training")
+    """Build `cls` from a recipe's `training` section with the defaults that every stage here shares."""
     shared = {
         "remove_unused_columns": False,  # the collators read the columns
+        # Of a stream every process reads its own shards: slicing one batch would leave its `text` whole.
+        "accelerator_config": {"dispatch_batches": False},
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 10,

@@ -1,7 +1,8 @@
 """From examples (pictures and sentences) to the tensors of a step."""
 
 import logging
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,16 +17,25 @@ Batch = dict[str, Any]
 
 
 class PairCollator:
-    """Clean batch of image-caption pairs: `pixel_values`, `pixel_mask`, `input_ids`, `attention_mask`, `text`.
+    """Clean batch of pairs: `pixel_values`, `pixel_mask`, `input_ids`, `attention_mask`, `text`.
 
-    A pair whose image cannot be read is replaced by another pair of the same batch, so that batches keep their size on
-    every process; it is counted in `unreadable` and logged. More than `max_unreadable` stop the run.
+    A pair whose image cannot be read is replaced by another pair of the same batch, so that batches keep
+    their size on every process; it is counted in `unreadable` and logged. More than `max_unreadable` stop the
+    run.
+
+    What is drawn depends on `seed`, `epoch` and the pairs alone, not on the global random state: a resumed
+    run, and one on more processes, draws the same captions.
 
     Args:
         processor: ViLT processor (image processor and fast tokenizer).
         max_text_length: Word pieces kept, special tokens included.
         max_unreadable: Images that may be skipped before the run stops (per data-loader worker).
-        draw_caption: Draw one of an image's captions with the global torch RNG; else take the first.
+        draw_caption: Draw one of an image's captions in every epoch; else take the first.
+        seed: Seed of the draws.
+
+    Attributes:
+        epoch: Set by `GuardedTrainer` when an epoch begins.
+        unreadable: Messages about the images that were skipped.
     """
 
     def __init__(
@@ -34,17 +44,20 @@ class PairCollator:
         max_text_length: int = 40,
         max_unreadable: int = 10,
         draw_caption: bool = True,
+        seed: int = 0,
     ) -> None:
         self.processor = processor
         self.max_text_length = max_text_length
         self.max_unreadable = max_unreadable
         self.draw_caption = draw_caption
+        self.seed = seed
+        self.epoch = 0
         self.unreadable: list[str] = []
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Collate dataset rows with `image`, `image_id` and `captions`."""
         examples, images = self.readable(examples, "image")
-        return {**self.encode(images, [self._caption(example) for example in examples])}
+        return self.encode(images, [self._caption(example) for example in examples])
 
     def encode(self, images: list[Any], texts: list[str]) -> Batch:
         """Process pictures and sentences; `text` keeps the raw sentences for the word attacks."""
@@ -76,8 +89,8 @@ class PairCollator:
                 self._skip(error)
         if not good:
             raise UnreadableImageError(
-                f"None of the {len(examples)} images of a batch can be read; the first was {self.unreadable[0]!r}. "
-                "Check the data with the dataset's own checksum or build it again."
+                f"No image of a batch of {len(examples)} can be read; the latest: {self.unreadable[-1]} "
+                "Repair or rebuild the data."
             )
         rows = [index % len(good) for index in range(len(examples))]
         return [good[row] for row in rows], [image for row in rows for image in images[row]]
@@ -88,25 +101,28 @@ class PairCollator:
         if len(self.unreadable) > self.max_unreadable:
             raise RuntimeError(
                 f"{len(self.unreadable)} images cannot be read, max_unreadable is {self.max_unreadable}. "
-                f"First: {self.unreadable[0]}. Repair the data, or raise data.max_unreadable to go on without them."
+                f"First: {self.unreadable[0]} Repair the data, or raise data.max_unreadable to go on without "
+                "them."
             ) from error
 
     def _caption(self, example: dict[str, Any]) -> str:
         captions = [caption for caption in example["captions"] if caption and caption.strip()]
         if not captions:
             raise ValueError(
-                f"Image {example.get('image_id', '?')!r} has no caption with words; drop such rows before training."
+                f"Image {example.get('image_id', '?')!r} has no caption with words; drop such rows before "
+                "training."
             )
-        if not self.draw_caption:
-            return captions[0]
-        return captions[int(torch.randint(len(captions), ()))]
+        return self._random(example["image_id"]).choice(captions) if self.draw_caption else captions[0]
+
+    def _random(self, *pairs: str) -> random.Random:
+        return random.Random(f"{self.seed} {self.epoch} {pairs}")  # a string's seed is the same everywhere
 
 
 class PretrainingCollator(PairCollator):
-    """Pairs plus the fields of ViLT's own objectives: masked words, and which image each text is matched with.
+    """Pairs plus the targets of ViLT's own objectives: masked words, and the image each text is matched with.
 
-    Half of the texts, an exact half then shuffled as ViLT's code does, are matched with the image of another pair of
-    the batch; no further image is read.
+    An exact half of the texts, drawn anew for every batch as in ViLT's code, is matched with the image of
+    another pair of the batch; no further image is read.
     """
 
     def __init__(
@@ -117,27 +133,26 @@ class PretrainingCollator(PairCollator):
         **kwargs: Any,
     ) -> None:
         super().__init__(processor, **kwargs)
-        if not objectives or set(objectives) - {"mlm", "itm"}:
-            raise ValueError(
-                f"objectives must be a non-empty subset of ['mlm', 'itm'], got {list(objectives)}."
-            )
         self.objectives = objectives
         self.masking = DataCollatorForLanguageModeling(processor.tokenizer, mlm_probability=mlm_probability)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Collate rows with `image`, `image_id` and `captions`."""
         batch = super().__call__(examples)
+        draws = self._random(*[example["image_id"] for example in examples])
+        generator = torch.Generator().manual_seed(draws.getrandbits(63))
         if "mlm" in self.objectives:
-            special = _special_tokens(batch["input_ids"], self.processor.tokenizer)
+            self.masking.generator = generator
+            special = torch.isin(batch["input_ids"], torch.tensor(self.processor.tokenizer.all_special_ids))
             masked, labels = self.masking.torch_mask_tokens(batch["input_ids"].clone(), special)
             batch |= {"mlm_input_ids": masked, "mlm_labels": labels}
         if "itm" in self.objectives:
-            batch |= _match(len(examples))
+            batch |= _match(len(examples), generator)
         return batch
 
 
 class QuestionCollator(PairCollator):
-    """Questions about one image; `labels` are soft scores over the fixed answers, shape `(batch, answers)`."""
+    """Questions about one image; `labels (batch, answers)` are soft scores over the fixed answers."""
 
     def __init__(self, processor: ProcessorMixin, answers: Sequence[str], **kwargs: Any) -> None:
         super().__init__(processor, **kwargs)
@@ -155,7 +170,7 @@ class QuestionCollator(PairCollator):
 
 
 class StatementCollator(PairCollator):
-    """NLVR2-like statements about two images; `pixel_values (batch, 2, 3, H, W)`, `labels (batch,)` 1 = true."""
+    """Statements about two images; `pixel_values (batch, 2, 3, H, W)`, `labels (batch,)`, 1 = true."""
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Collate rows with `left_image`, `right_image`, `statement` and `label`."""
@@ -166,25 +181,9 @@ class StatementCollator(PairCollator):
         return {**batch, "labels": torch.tensor([int(example["label"]) for example in examples])}
 
 
-def without_text(collate: Callable[[Any], Batch]) -> Callable[[Any], Batch]:
-    """Drop the raw sentences, which a model's forward does not take."""
-
-    def collate_tensors(examples: Any) -> Batch:
-        batch = collate(examples)
-        del batch["text"]
-        return batch
-
-    return collate_tensors
-
-
-def _special_tokens(input_ids: Tensor, tokenizer: Any) -> Tensor:
-    return torch.isin(input_ids, torch.tensor(tokenizer.all_special_ids))
-
-
-def _match(size: int) -> dict[str, Tensor]:
+def _match(size: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Which image each text meets in the matching pass, and whether that is its own."""
-    own = torch.arange(size)
-    false = torch.randperm(size)[: size // 2]
-    image = own.clone()
-    image[false] = (false + torch.randint(1, max(size, 2), (len(false),))) % size
-    return {"itm_image_index": image, "itm_labels": (image == own).long()}
+    false = torch.randperm(size, generator=generator)[: size // 2]
+    image = torch.arange(size)
+    image[false] = (false + torch.randint(1, max(size, 2), (len(false),), generator=generator)) % size
+    return {"itm_image_index": image, "itm_labels": (image == torch.arange(size)).long()}

@@ -1,25 +1,20 @@
 """Fine-tune: `accelerate launch trainers/finetune.py recipes/<name>.yaml [--key value]`."""
 
-import argparse
 import logging
 import sys
 from typing import Any
 
-from rmcl_hub.trainers.pretrain import load_data, writable_folder
-from rmcl_hub.trainers.recipe import FinetuneRecipe, load_recipe
+from rmcl_hub.trainers.pretrain import check_text_length, load_training_data, writable_folder
+from rmcl_hub.trainers.recipe import FinetuneRecipe, recipe_from_command_line
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse a recipe, build, train, save; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="rmcl-hub finetune", description="Fine-tune a pre-trained encoder on a task."
-    )
-    parser.add_argument("recipe", help="YAML file, or the name of a packaged recipe")
-    known, overrides = parser.parse_known_args(argv)
+    """Fine-tune as a recipe says; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    trainer = finetune(load_recipe(FinetuneRecipe, known.recipe, overrides))
+    description = "Train a task head on a pre-trained encoder."
+    trainer = finetune(recipe_from_command_line(FinetuneRecipe, "rmcl-hub finetune", description, argv))
     logger.info("Saved to %s", trainer.args.output_dir)
     return 0
 
@@ -28,12 +23,12 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     """Train a task head, alone (`freeze_encoder`) or with the encoder, and save it; returns the trainer.
 
     Raises:
-        ValueError: If the task or a setting is not valid, or `init_from` is missing.
+        ValueError: If `init_from` is missing or the texts are longer than the encoder reads.
+        PermissionError: If `output_dir` cannot be written.
     """
     from transformers import AutoProcessor, TrainingArguments, set_seed
 
     from rmcl_hub.trainers.arguments import training_arguments
-    from rmcl_hub.trainers.data_collators import without_text
     from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
 
     if recipe.init_from is None:
@@ -42,20 +37,18 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     args = training_arguments(TrainingArguments, recipe.output_dir, recipe.training)
     set_seed(args.seed)
     processor = AutoProcessor.from_pretrained(recipe.init_from)
-    collate = task_collator(recipe, processor)
     model = _build_model(recipe)
-    dataset = load_data(recipe.data, seed=args.seed)
+    check_text_length(recipe.data, model.config)
     trainer = GuardedTrainer(
         model=model,
         args=args,
-        train_dataset=dataset,
-        data_collator=without_text(collate),
+        train_dataset=load_training_data(recipe.data, args.seed),
+        data_collator=task_collator(recipe, processor),
+        processing_class=processor,
         optimizers=(_optimizer(model, recipe, args), None),
     )
-    trainer.model_accepts_loss_kwargs = False  # the loss is a batch mean
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
-    processor.save_pretrained(recipe.output_dir)
     return trainer
 
 
@@ -67,24 +60,32 @@ def task_collator(recipe: FinetuneRecipe, processor: Any) -> Any:
     settings = {"max_text_length": recipe.data.max_text_length, "max_unreadable": recipe.data.max_unreadable}
     if recipe.task == "vqa":
         return QuestionCollator(processor, vqa_answers(), **settings)
-    if recipe.task == "nlvr2":
-        return StatementCollator(processor, **settings)
-    raise ValueError(f"task must be 'vqa' or 'nlvr2', got {recipe.task!r}.")
+    return StatementCollator(processor, **settings)
+
+
+def load_finetuned(task: str, folder: Any) -> tuple[Any, Any]:
+    """Model and processor that `finetune` saved."""
+    from transformers import AutoProcessor
+
+    return _model_class(task).from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+
+
+def _model_class(task: str) -> Any:
+    from rmcl_hub.modeling_rmcl import RMCLViltForImagesAndTextClassification, RMCLViltForQuestionAnswering
+
+    return {"vqa": RMCLViltForQuestionAnswering, "nlvr2": RMCLViltForImagesAndTextClassification}[task]
 
 
 def _build_model(recipe: FinetuneRecipe) -> Any:
     from rmcl_hub.datasets_scripts.openpairs import vqa_answers
-    from rmcl_hub.modeling_rmcl import RMCLViltForImagesAndTextClassification, RMCLViltForQuestionAnswering
 
+    model_class = _model_class(recipe.task)
     if recipe.task == "vqa":
-        answers = vqa_answers()
-        labels = {
-            "id2label": dict(enumerate(answers)),
-            "label2id": {name: i for i, name in enumerate(answers)},
-        }
-        model = RMCLViltForQuestionAnswering.from_pretrained(recipe.init_from, **labels)
+        answers = dict(enumerate(vqa_answers()))
+        ids = {name: index for index, name in answers.items()}
+        model = model_class.from_pretrained(recipe.init_from, id2label=answers, label2id=ids)
     else:
-        model = RMCLViltForImagesAndTextClassification.from_pretrained(
+        model = model_class.from_pretrained(
             recipe.init_from, num_images=2, modality_type_vocab_size=3, ignore_mismatched_sizes=True
         )
         _copy_modality_types(model, recipe.init_from)
@@ -93,25 +94,16 @@ def _build_model(recipe: FinetuneRecipe) -> Any:
     return model
 
 
-def _copy_modality_types(model: Any, init_from: str) -> None:
+def _copy_modality_types(model: Any, init_from: str | None) -> None:
     """The type of the second image starts as that of the first, as ViLT's authors do for NLVR2."""
     import torch
 
     from rmcl_hub.modeling_rmcl import RMCLViltModel
 
-    pretrained = RMCLViltModel.from_pretrained(init_from).embeddings.token_type_embeddings.weight
-    with torch.no_grad():
-        model.vilt.embeddings.token_type_embeddings.weight.copy_(pretrained[[0, 1, 1]])
-
-
-def load_finetuned(task: str, folder: Any) -> tuple[Any, Any]:
-    """Model and processor that `finetune` saved."""
-    from transformers import AutoProcessor
-
-    from rmcl_hub.modeling_rmcl import RMCLViltForImagesAndTextClassification, RMCLViltForQuestionAnswering
-
-    model_class = {"vqa": RMCLViltForQuestionAnswering, "nlvr2": RMCLViltForImagesAndTextClassification}[task]
-    return model_class.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    types = RMCLViltModel.from_pretrained(init_from).embeddings.token_type_embeddings.weight
+    if len(types) == 2:  # a checkpoint of this very task has its three types already
+        with torch.no_grad():
+            model.vilt.embeddings.token_type_embeddings.weight.copy_(types[[0, 1, 1]])
 
 
 def _optimizer(model: Any, recipe: FinetuneRecipe, args: Any) -> Any:

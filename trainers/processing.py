@@ -10,7 +10,7 @@ from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path, word_embedding
 
 
 def build_processor(init_from: str | None, image_size: int, patch_size: int) -> ProcessorMixin:
-    """Processor of the checkpoint `init_from`, or a new one for pictures of `image_size` pixels and our vocabulary."""
+    """Processor of the checkpoint `init_from`, or a new one: our words, pictures of `image_size` pixels."""
     if init_from is not None:
         return AutoProcessor.from_pretrained(init_from)
     # positional: as a keyword, transformers 5 ignores the file and builds a vocabulary of five tokens
@@ -23,12 +23,13 @@ def build_processor(init_from: str | None, image_size: int, patch_size: int) -> 
 def start_from_pretrained_words(embeddings: nn.Module, tokenizer: Any) -> None:
     """Start the word embeddings of a small encoder from sentence-encoder vectors reduced to its width.
 
-    ViLT starts from BERT's word embeddings; a from-scratch encoder on a few thousand pairs cannot learn what words
-    mean that it never saw. The visual side still starts from scratch.
+    ViLT starts from BERT's word embeddings; a from-scratch encoder on a few thousand pairs cannot learn what
+    words mean that it never saw. The visual side still starts from scratch.
     """
     vectors = word_embeddings(embeddings.embedding_dim)  # (vocabulary, hidden)
     if len(vectors) != len(tokenizer):
         raise ValueError(
-            f"The packaged vectors have {len(vectors)} words, the tokenizer {len(tokenizer)}; use the packaged vocabulary."
+            f"The packaged vectors have {len(vectors)} words, the tokenizer {len(tokenizer)}; use the "
+            "packaged vocabulary."
         )
     embeddings.weight.copy_(vectors)

@@ -66,7 +66,7 @@ class PretrainRecipe:
     """One pre-training run: ViLT's own objectives (`stage: vilt`) or RMCL (`stage: rmcl`)."""
 
     stage: str = "rmcl"
-    objectives: list[str] = field(default_factory=lambda: ["mlm", "itm"])  # ViLT's own, of stage vilt
+    objectives: list[str] = field(default_factory=lambda: ["mlm", "itm"])  # ViLT's own
     output_dir: str = "runs/pretrain"
     init_from: str | None = None  # folder or hub id; None starts from scratch
     image_size: int = 64  # shorter side in pixels, used when starting from scratch
@@ -79,6 +79,10 @@ class PretrainRecipe:
         """Refuse unknown stages, and unknown keys of the free sections."""
         if self.stage not in ("vilt", "rmcl"):
             raise ValueError(f"stage must be 'vilt' or 'rmcl', got {self.stage!r}.")
+        if not self.objectives or set(self.objectives) - {"mlm", "itm"}:
+            raise ValueError(
+                f"objectives must be a non-empty subset of ['mlm', 'itm'], got {self.objectives}."
+            )
         if self.data.config not in ("captions", "noto"):
             raise ValueError(f"Pre-training needs pairs: data.config 'captions', got {self.data.config!r}.")
         if self.model:
