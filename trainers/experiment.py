@@ -180,21 +180,42 @@ def named_attacks(
     attacks: dict[str, Any] = {}
     parts: dict[str, str] = {}  # recipe of one modality -> name of its attack
     unions: dict[str, list[str]] = {}
-    for name, recipe in sorted(recipes.items(), key=lambda item: bool(item[1].image and item[1].text)):
-        image, text = build_attacks(recipe, processor.tokenizer, max_text_length)
-        if not (image and text):
-            attacks[name] = image or text
-            parts[json.dumps(asdict(recipe))] = name
-            continue
-        unions[name] = [f"{name}-combined"]
-        attacks[f"{name}-combined"] = IndependentAttack(image, text)
-        for part, attack in (("image", image), ("text", text)):
-            alone = json.dumps(asdict(AttackRecipe(**{part: getattr(recipe, part)})))
-            if alone not in parts:
-                parts[alone] = f"{name}-{part}"
-                attacks[f"{name}-{part}"] = attack
-            unions[name].append(parts[alone])
+
+    def name_of(part: AttackRecipe, name: str) -> str:
+        key = json.dumps(asdict(part))
+        if key not in parts:
+            image, text = build_attacks(part, processor.tokenizer, max_text_length)
+            parts[key], attacks[name] = name, _Once(image or text)
+        return parts[key]
+
+    joint = {name: recipe for name, recipe in recipes.items() if recipe.image and recipe.text}
+    for name, recipe in recipes.items():
+        if name not in joint:
+            name_of(recipe, name)
+    for name, recipe in joint.items():
+        image = name_of(AttackRecipe(image=recipe.image), f"{name}-image")
+        text = name_of(AttackRecipe(text=recipe.text), f"{name}-text")
+        attacks[f"{name}-combined"] = IndependentAttack(attacks[image], attacks[text])
+        unions[name] = [image, text, f"{name}-combined"]
     return attacks, unions
+
+
+class _Once:
+    """An attack that answers from memory when asked again about the batch it has just attacked."""
+
+    def __init__(self, attack: Any) -> None:
+        self.attack = attack
+        self.batch: Any = None
+        self.result: Any = None
+
+    @property
+    def threat_model(self) -> Any:
+        return self.attack.threat_model
+
+    def __call__(self, batch: Any, objective: Any) -> Any:
+        if batch is not self.batch:
+            self.batch, self.result = batch, self.attack(batch, objective)
+        return self.result
 
 
 def _stage(
