@@ -13,18 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rmcl_hub.attacks.base import Attack, Batch, JointObjective, frozen
+from rmcl_hub.attacks.base import Attack, Batch, JointObjective, frozen, model_inputs
 
 from .attack_loop import VQA_COLUMNS, Collate, Columns, Decision, RobustnessResult, attack_examples, batches
-
-MODEL_INPUTS = (
-    "input_ids",
-    "attention_mask",
-    "token_type_ids",
-    "pixel_values",
-    "pixel_mask",
-    "inputs_embeds",
-)
 
 
 def evaluate_robustness(
@@ -169,15 +160,6 @@ def embedding_retention(
         unions=unions or {},
         columns=columns,
     )
-
-
-def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """The fields of a batch that a model's forward takes; `inputs_embeds` displaces `input_ids`."""
-    return {
-        name: batch[name]
-        for name in MODEL_INPUTS
-        if name in batch and not (name == "input_ids" and "inputs_embeds" in batch)
-    }
 
 
 def cross_entropy_to_label(logits: Tensor, labels: Tensor) -> Tensor:
