@@ -79,7 +79,13 @@ class RMCLViltForQuestionAnswering(RMCLViltJointHead):
         self.post_init()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Binary cross-entropy summed over answers; labels `(batch, num_labels)` are scores in [0, 1]."""
+        """Binary cross-entropy summed over answers, ViLT's choice; labels `(batch, num_labels)` are scores in [0, 1].
+
+        With `config.problem_type == "single_label_classification"` (one right answer per question) it is the softmax
+        cross-entropy, which learns from far fewer steps.
+        """
+        if self.config.problem_type == "single_label_classification":
+            return F.cross_entropy(logits, labels.to(logits.dtype))
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype)) * labels.shape[1]
 
 

@@ -83,7 +83,9 @@ def _build_model(recipe: FinetuneRecipe) -> Any:
     if recipe.task == "vqa":
         answers = dict(enumerate(vqa_answers()))
         ids = {name: index for index, name in answers.items()}
-        model = model_class.from_pretrained(recipe.init_from, id2label=answers, label2id=ids)
+        model = model_class.from_pretrained(
+            recipe.init_from, id2label=answers, label2id=ids, problem_type=recipe.problem_type
+        )
     else:
         model = model_class.from_pretrained(
             recipe.init_from, num_images=2, modality_type_vocab_size=3, ignore_mismatched_sizes=True

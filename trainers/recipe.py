@@ -104,6 +104,7 @@ class FinetuneRecipe:
     init_from: str | None = None
     freeze_encoder: bool = False
     head_learning_rate: float | None = None  # None: the learning rate of the encoder
+    problem_type: str | None = None  # single_label_classification: softmax; None: VQA's binary cross-entropy
     data: DataRecipe = field(default_factory=lambda: DataRecipe(config="vqa"))
     training: dict[str, Any] = field(default_factory=dict)  # fields of TrainingArguments
 
