@@ -38,6 +38,7 @@ class Columns:
 
 
 VQA_COLUMNS = Columns(id="question_id", cluster="concept", question_type="question_type")
+# The concept of a pair of pictures is the pair; statements that share one picture only count as independent.
 NLVR2_COLUMNS = Columns(id="identifier", cluster="concept", question_type="statement_type")
 CAPTION_COLUMNS = Columns(id="image_id", cluster="concept", question_type="")
 

@@ -54,7 +54,7 @@ def render_report(results: Results) -> str:
         retrieval=list(_retrieval_rows(models)),
         model_names=[model["name"] for model in models.values() if "retrieval" in model],
         curves=[{"title": curve["title"], "svg": line_chart(curve)} for curve in results["curves"]],
-        examples=[_example(example, models) for example in results["examples"]],
+        examples=_grouped_examples(results),
         strata=list(_strata(models)),
         strengths=[
             {"label": f"{models[key]['name']}, {place}, {attack}", "numbers": numbers[OVERALL]}
@@ -204,7 +204,17 @@ def _strata(models: Mapping[str, ModelEntry]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _example(example: Example, models: Mapping[str, ModelEntry]) -> dict[str, Any]:
+def _grouped_examples(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """Examples of each model, task and protocol, in the order of the file."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for example in results["examples"]:
+        model = results["models"][example["model"]]["name"]
+        heading = ", ".join(filter(None, [model, example["task"], example["protocol"]]))
+        groups.setdefault(heading, []).append(_example(example))
+    return groups
+
+
+def _example(example: Example) -> dict[str, Any]:
     answers = example["answers"]
     return {
         **example,
@@ -213,8 +223,5 @@ def _example(example: Example, models: Mapping[str, ModelEntry]) -> dict[str, An
         "right": answers[example["label"]],
         "clean_answer": answers[example["clean_prediction"]],
         "adversarial_answer": answers[example["adversarial_prediction"]],
-        "caption": (
-            f"{models[example['model']]['name']}, {example['task']}, {example['protocol']}, "
-            f"{example['attack']}; largest pixel change {255 * example['delta_linf']:.2f}/255"
-        ),
+        "caption": f"{example['attack']}; largest pixel change {255 * example['delta_linf']:.2f}/255",
     }

@@ -96,6 +96,13 @@ class TestPage:
         assert "openpairs, text to image 12 1 100.0 [75.8, 100.0]" in page.text
         assert "8.3" in page.text
 
+    def test_examples_are_grouped_by_model(self, results):
+        results["examples"][1]["model"] = "rmcl"
+        html = render_report(results)
+        assert html.count("<details open>") == 1
+        assert "<summary>Continued, VQA, frozen</summary>" in html
+        assert "<summary>RMCL, VQA, frozen</summary>" in html
+
     def test_diagrams(self, page):
         assert page.tags.count("svg") == 3  # bars of the task and of retention, one curve
 

@@ -146,6 +146,21 @@ class TestEvaluateRobustness:
         assert [pair["id"] for pair in result.pairs] == right[:2]
         assert result.pairs[0]["clean_picture"].startswith("data:image/png;base64,")
 
+    def test_two_images_per_text(self, model, rows, collate):
+        """NLVR2: pixels `(B, 2, 3, H, W)`; the second image has less padding than the first."""
+
+        def collate_two(chosen):
+            batch = collate(chosen)
+            mask = torch.stack([batch["pixel_mask"], torch.ones_like(batch["pixel_mask"])], dim=1)
+            pixels = torch.stack([batch["pixel_values"], batch["pixel_values"] / 2], dim=1)
+            return {**batch, "pixel_values": pixels, "pixel_mask": mask}
+
+        attacks = {"pgd": PGD(0.05, 0.02, 3)}
+        result = evaluate_robustness(model, rows, collate_two, attacks, batch_size=5, num_pairs=1)
+        assert all(row.loss_after > row.loss_before for row in result.outcomes)
+        assert [row.delta_linf for row in result.outcomes] == pytest.approx([0.05] * 12, abs=1e-6)
+        assert len(result.pairs) == 1
+
     def test_real_head_and_real_attacks(self, tiny_config, tiny_tokenizer, tiny_batch):
         tiny_config.num_labels = 3
         vqa = RMCLViltForQuestionAnswering(tiny_config)
