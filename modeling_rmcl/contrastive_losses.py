@@ -9,7 +9,9 @@ from torch import Tensor
 def info_nce_loss(
     query: Tensor, positive_key: Tensor, queue: Tensor, temperature: float = 0.07, reduction: str = "mean"
 ) -> Tensor:
-    """Contrast each query with its key against a queue of negatives (MoCo, arXiv:1911.05722, Eq. 1; thesis Eq. 2.9).
+    """Contrast each query with its key against a queue of negatives (MoCo, arXiv:1911.05722, Eq. 1).
+
+    Thesis Eq. 2.9.
 
     Args:
         query: L2-normalised embeddings, shape `(batch, dim)`; carries gradient.
@@ -33,7 +35,7 @@ def info_nce_loss(
     _check_temperature(temperature)
     if queue.ndim != 2 or queue.shape[1] != query.shape[1]:
         raise ValueError(
-            f"queue must have shape (queue_size, {query.shape[1]}) to match the query, got {tuple(queue.shape)}; "
+            f"queue must have shape (queue_size, {query.shape[1]}) as the query, got {tuple(queue.shape)}; "
             "build the queue with the projector's output width."
         )
     positive = (query * positive_key.detach()).sum(dim=1, keepdim=True)  # (batch, 1)
@@ -44,7 +46,9 @@ def info_nce_loss(
 
 
 def barlow_twins_loss(z_a: Tensor, z_b: Tensor, lambda_param: float = 5e-3, center: bool = True) -> Tensor:
-    """Make the cross-correlation of two views the identity (Barlow Twins, arXiv:2103.03230, Eq. 1; thesis Eq. 2.10).
+    """Make the cross-correlation of two views the identity (Barlow Twins, arXiv:2103.03230, Eq. 1).
+
+    Thesis Eq. 2.10.
 
     Args:
         z_a: Embeddings of the attacked pairs, shape `(batch, dim)`, batch >= 2.
@@ -78,10 +82,10 @@ def barlow_twins_loss_per_example(
 ) -> Tensor:
     """Barlow Twins loss of a clean batch in which one example alone is replaced by its attacked embedding.
 
-    The adversary needs one number per example; the Barlow loss is one number per batch. This is the exact value of
-    that batch loss with row `rows[i]` replaced, standardised by the clean batch, so that no example's score depends on
-    how its neighbours are attacked. Replacing one row changes C by a rank-one matrix, which keeps the cost at
-    O(batch * dim) per attacked embedding.
+    The adversary needs one number per example; the Barlow loss is one number per batch. This is the exact
+    value of that batch loss with row `rows[i]` replaced, standardised by the clean batch, so that no
+    example's score depends on how its neighbours are attacked. Replacing one row changes C by a rank-one
+    matrix, which keeps the cost at O(batch * dim) per attacked embedding.
 
     Args:
         attacked: Embeddings under attack, shape `(candidates, dim)`; carries gradient.
@@ -144,12 +148,15 @@ def negative_cosine_similarity(p: Tensor, z: Tensor) -> Tensor:
 def gather_embeddings(embeddings: Tensor) -> Tensor:
     """Concatenate the embeddings of all processes in rank order, gradients included.
 
-    Its backward adds the gradients of all ranks; data-parallel training then averages over ranks, so a loss computed
-    on the gathered batch has the same gradient on N processes as on one (`(world * batch, dim)` from `(batch, dim)`).
+    Its backward adds the gradients of all ranks; data-parallel training then averages over ranks, so a loss
+    computed on the gathered batch has the same gradient on N processes as on one (`(world * batch, dim)`
+    from `(batch, dim)`).
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return embeddings
-    from torch.distributed.nn.functional import all_gather  # imported late: absent in builds without distributed
+    from torch.distributed.nn.functional import (
+        all_gather,
+    )  # imported late: absent in builds without distributed
 
     return torch.cat(all_gather(embeddings.contiguous()))
 
@@ -161,15 +168,15 @@ def _standardise(z: Tensor, center: bool) -> Tensor:
 
 
 def _squared_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """`sum_ij C_ij^2` from Gram matrices, so that no (dim, dim) tensor exists (dim is 8192, batch is small)."""
+    """`sum_ij C_ij^2` from Gram matrices: no (dim, dim) tensor exists (dim is 8192, batch is small)."""
     return ((z_a @ z_a.T) * (z_b @ z_b.T)).sum() / len(z_a) ** 2
 
 
 def _check_pair(a: Tensor, b: Tensor) -> None:
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(
-            f"Embeddings of both views must have the same shape (batch, dim), got {tuple(a.shape)} and {tuple(b.shape)}; "
-            "pass both through the same projector."
+            "Embeddings of both views must have the same shape (batch, dim), got "
+            f"{tuple(a.shape)} and {tuple(b.shape)}; pass both through the same projector."
         )
 
 

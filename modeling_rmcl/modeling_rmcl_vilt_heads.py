@@ -79,10 +79,10 @@ class RMCLViltForQuestionAnswering(RMCLViltJointHead):
         self.post_init()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Binary cross-entropy summed over answers, ViLT's choice; labels `(batch, num_labels)` are scores in [0, 1].
+        """Binary cross-entropy summed over answers, as ViLT; labels `(batch, num_labels)` in [0, 1].
 
-        With `config.problem_type == "single_label_classification"` (one right answer per question) it is the softmax
-        cross-entropy, which learns from far fewer steps.
+        With `config.problem_type == "single_label_classification"` (one right answer per question) it is
+        the softmax cross-entropy, which learns from far fewer steps.
         """
         if self.config.problem_type == "single_label_classification":
             return F.cross_entropy(logits, labels.to(logits.dtype))

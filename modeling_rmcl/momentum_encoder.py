@@ -11,16 +11,17 @@ from torch import Tensor, nn
 class MomentumEncoder(nn.Module):
     """Slow copy of a query model plus a first-in first-out queue of its embeddings (MoCo, arXiv:1911.05722).
 
-    All state is parameters and persistent buffers, so one `state_dict` holds everything that a resumed run needs.
-    The copy covers the pooler too; the thesis author's code took the pooler from the query branch.
+    All state is parameters and persistent buffers, so one `state_dict` holds everything that a resumed run
+    needs. The copy covers the pooler too; the thesis author's code took the pooler from the query branch.
 
     Args:
-        query_model: Model with `joint_embedding(**inputs) -> (batch, dim)`; copied *after* its weights were loaded.
+        query_model: Model with `joint_embedding(**inputs) -> (batch, dim)`; copied *after* its weights were
+            loaded.
         dim: Embedding width.
         queue_size: Number of negative keys kept.
         momentum: Share of the old key weights kept per update, in [0, 1].
-        queue_init: `"unit"` starts with random unit vectors; `"gaussian"` with unnormalised ones, as the thesis
-            author's code does (the cause of the overshoot in the thesis's Fig. 4.11-4.14).
+        queue_init: `"unit"` starts with random unit vectors; `"gaussian"` with unnormalised ones, as the
+            thesis author's code does (the cause of the overshoot in the thesis's Fig. 4.11-4.14).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -43,7 +44,8 @@ class MomentumEncoder(nn.Module):
             raise ValueError(f"queue_init must be 'unit' or 'gaussian', got {queue_init!r}.")
         self.momentum = momentum
         self.encoder = copy.deepcopy(query_model).requires_grad_(False).eval()
-        # A fixed generator: the first negatives are the same for every rank and do not disturb the global RNG.
+        # A fixed generator: the first negatives are the same for every rank and do not disturb the global
+        # RNG.
         queue = torch.randn(queue_size, dim, generator=torch.Generator().manual_seed(0))
         self.register_buffer("queue", F.normalize(queue, dim=1) if queue_init == "unit" else queue)
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
@@ -69,7 +71,7 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replace the oldest keys of the queue by these `(batch, dim)`, wrapping around; of too many, the last stay."""
+        """Replace the oldest keys of the queue by these `(batch, dim)`; of too many, the last stay."""
         size = len(self.queue)
         slots = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % size
         self.queue[slots[-size:]] = keys[-size:].to(self.queue.dtype)

@@ -6,7 +6,7 @@ from .configuration_rmcl import RMCLViltConfig
 
 
 class MoCoProjector(nn.Module):
-    """`hidden -> inner -> dim` with LayerNorm and ReLU between, as the thesis author trained it (inner = hidden).
+    """`hidden -> inner -> dim` with LayerNorm and ReLU between, as the thesis author (inner = hidden).
 
     Shape:
         `(batch, hidden_size)` to `(batch, projection_dim)`, not normalised.
@@ -28,13 +28,14 @@ class MoCoProjector(nn.Module):
 
 
 class BarlowTwinsProjector(nn.Module):
-    """Three bias-free linear layers of the same width, BatchNorm + ReLU between (arXiv:2103.03230, section 2.2).
+    """Three bias-free linear layers of equal width, BatchNorm + ReLU between (arXiv:2103.03230, 2.2).
 
     The last BatchNorm has no parameters: it only standardises. In eval mode it uses running statistics, so an
     embedding does not depend on the other examples of its batch.
 
     Shape:
-        `(batch, hidden_size)` to `(batch, projection_dim)`; in train mode the batch must have at least 2 examples.
+        `(batch, hidden_size)` to `(batch, projection_dim)`; in train mode the batch must have at least 2
+        examples.
     """
 
     def __init__(self, hidden_size: int, projection_dim: int) -> None:

@@ -61,7 +61,7 @@ def test_keys_are_unit_vectors_without_dropout_even_in_train_mode(query):
 
 def test_queue_is_first_in_first_out_and_wraps(query):
     keys = MomentumEncoder(query, dim=3, queue_size=5)
-    batches = torch.arange(12.0).view(4, 3, 1).repeat(1, 1, 3)  # four batches of three keys, key i is [i, i, i]
+    batches = torch.arange(12.0).view(4, 3, 1).repeat(1, 1, 3)  # four of three keys; key i is [i, i, i]
     for batch in batches:
         keys.enqueue(batch)
     assert sorted(keys.queue[:, 0].tolist()) == [7, 8, 9, 10, 11]
