@@ -1,0 +1,152 @@
+"""Eight in-memory pairs, real attacks of toy size, and trainers over them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ViltImageProcessor, ViltProcessor, set_seed
+
+from rmcl_hub.attacks.base import AttackResult
+from rmcl_hub.attacks.geometry import GeometryAttack
+from rmcl_hub.attacks.pgd import PGD
+from rmcl_hub.attacks.synonyms import SynonymTable
+
+SYNONYMS = {
+    "dog": [("puppy", 0.8)],
+    "big": [("large", 0.9)],
+    "small": [("tiny", 0.9)],
+    "happy": [("glad", 0.8)],
+    "car": [("auto", 0.8)],
+    "tree": [("flower", 0.6)],
+    "ball": [("apple", 0.6)],
+    "house": [("heart", 0.6)],
+    "sits": [("eats", 0.6)],
+    "runs": [("holds", 0.6)],
+}
+CAPTIONS = [
+    ["a big dog runs .", "the dog sits"],
+    ["the small cat sits near a tree .", "a tree and a cat"],
+    ["a blue ball .", "the ball near a car"],
+    ["two birds and a happy child .", "a happy child sits"],
+    ["a big car near the house", "the auto"],
+    ["a sad man sits in a small house .", "the man runs"],
+    ["the happy dog eats an apple", "a dog and a small ball"],
+    ["a tree in the red sun .", "a big tree"],
+]
+
+
+@pytest.fixture
+def processor(tiny_tokenizer):
+    """Images of 32 x 32 pixels, and the toy vocabulary."""
+    images = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
+    return ViltProcessor(image_processor=images, tokenizer=tiny_tokenizer)
+
+
+@pytest.fixture
+def pairs():
+    """Eight rows with an image, its id and two captions; mid-grey noise leaves room for a perturbation."""
+    pixels = np.random.default_rng(0).integers(40, 216, size=(len(CAPTIONS), 32, 32, 3), dtype=np.uint8)
+    return [
+        {"image": Image.fromarray(image), "image_id": f"image-{row}", "captions": captions}
+        for row, (image, captions) in enumerate(zip(pixels, CAPTIONS, strict=True))
+    ]
+
+
+class RecordingAttack:
+    """Runs an attack and keeps what went in and came out."""
+
+    def __init__(self, attack):
+        self.attack = attack
+        self.clean, self.results = [], []
+
+    @property
+    def generator(self):
+        return getattr(self.attack, "generator", None)
+
+    def __call__(self, batch, objective):
+        result = self.attack(batch, objective)
+        self.clean.append(batch)
+        self.results.append(result)
+        return result
+
+
+class NoAttack:
+    """Hands back the clean batch."""
+
+    def __call__(self, batch, objective):
+        loss = objective(batch).detach()
+        return AttackResult(dict(batch), loss, loss, forwards=len(loss), backwards=0)
+
+
+@pytest.fixture
+def no_attack():
+    return NoAttack()
+
+
+@pytest.fixture
+def image_attack():
+    return RecordingAttack(PGD(epsilon=0.1, step_size=0.05, num_steps=2))
+
+
+@pytest.fixture
+def text_attack(tiny_tokenizer):
+    table = SynonymTable(SYNONYMS)
+    return RecordingAttack(GeometryAttack(tiny_tokenizer, table, max_change_share=0.5, max_length=24))
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """A function from configuration fields to a pre-training model whose embeddings differ between pairs."""
+    from rmcl_hub.modeling_rmcl import RMCLViltForPreTraining
+
+    def build(**fields):
+        for name, value in fields.items():
+            setattr(tiny_config, name, value)
+        set_seed(0)
+        model = RMCLViltForPreTraining(tiny_config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def build_trainer(tiny_model, processor, pairs, image_attack, text_attack, tmp_path):
+    """A function to an `RMCLTrainer` on the CPU: SGD without clipping, so that weights show gradients."""
+    from rmcl_hub.trainers.arguments import RMCLArguments, training_arguments
+    from rmcl_hub.trainers.data_collators import PairCollator
+    from rmcl_hub.trainers.rmcl_trainer import RMCLTrainer
+
+    def build(model=None, collator=None, attacks=(image_attack, text_attack), **training):
+        given = {
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "optim": "sgd",
+            "learning_rate": 0.1,
+            "max_grad_norm": 0.0,
+            "max_steps": 1,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 1,
+            **training,
+        }
+        output_dir = given.pop("output_dir", str(tmp_path / "run"))
+        return RMCLTrainer(
+            model=model if model is not None else tiny_model(momentum=0.5),
+            args=training_arguments(RMCLArguments, output_dir, given),
+            train_dataset=pairs,
+            data_collator=collator or PairCollator(processor, max_text_length=24),
+            image_attack=attacks[0],
+            text_attack=attacks[1],
+        )
+
+    return build
+
+
+@pytest.fixture
+def clean_batch(processor, pairs):
+    """All pairs with their first captions."""
+    from rmcl_hub.trainers.data_collators import PairCollator
+
+    return PairCollator(processor, max_text_length=24, draw_caption=False)(pairs)
