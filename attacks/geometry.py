@@ -230,9 +230,9 @@ class _Sentence:
     untried: set[int] = field(default_factory=set)  # indices into words
     stale: bool = True  # the gradients below are not those of this text
     clean_loss: Tensor | None = None  # ()
-    loss: Tensor | None = None  # ()
-    embedding: Tensor | None = None  # (dim,)
-    direction: Tensor | None = None  # (dim,), gradient of the loss with respect to the embedding
+    loss: Tensor = field(init=False)  # ()
+    embedding: Tensor = field(init=False)  # (dim,)
+    direction: Tensor = field(init=False)  # (dim,), gradient of the loss with respect to the embedding
     influence: list[float] = field(default_factory=list)  # gradient norm per word
 
 
@@ -243,7 +243,7 @@ class _Trial:
     sentence: _Sentence
     variants: list[str]
     text: str = ""
-    loss: Tensor | None = None  # ()
+    loss: Tensor = field(init=False)  # ()
 
 
 class _Search:

@@ -157,18 +157,20 @@ class PGD:
                         loss, gradient = _score_and_differentiate(batch, adversarial, objective)
                         backwards += len(clean)
                     else:
-                        loss = _score(batch, adversarial, objective)
+                        loss, gradient = _score(batch, adversarial, objective), None
                     forwards += len(clean)
                     if best_loss is None:  # the first iterate is the clean image
                         loss_before = best_loss = loss
                     better = loss > best_loss
                     best = torch.where(_per_example(better, clean), adversarial, best)
                     best_loss = torch.where(better, loss, best_loss)
-                    if step < self.num_steps:
+                    if gradient is not None:
                         # Where the bounds meet (padding), no step can move a pixel, so its gradient must not
                         # set the scale of the others.
                         gradient = gradient.masked_fill(lower == upper, 0.0)
                         adversarial = torch.clamp(adversarial + self._step(gradient), lower, upper)
+        assert loss_before is not None  # at least one iterate was scored
+        assert best_loss is not None
         return AttackResult({**batch, "pixel_values": best}, loss_before, best_loss, forwards, backwards)
 
     def _bounds(self, clean: Tensor, pixel_mask: Tensor | None) -> tuple[Tensor, Tensor]:
