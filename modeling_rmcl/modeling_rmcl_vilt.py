@@ -177,19 +177,22 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
     ) -> Tensor:
         """Pooled `(batch, hidden)` of the encoder run on the image alone, behind an empty text.
 
-        The text is one `[CLS]` (`config.cls_token_id`): the image is read where pairs and texts are, so what is
-        learned about images alone is there in the joint representation too.
+        The text is one `[CLS]` (`config.cls_token_id`): the image is read where pairs and texts are, so
+        what is learned about images alone is there in the joint representation too.
         """
         image, image_mask = self._embed_image(pixel_values, pixel_mask, image_embeds, None)
+        if self.config.cls_token_id >= self.config.vocab_size:
+            raise ValueError(
+                f"config.cls_token_id={self.config.cls_token_id} is outside the vocabulary of "
+                f"{self.config.vocab_size}; set it to tokenizer.cls_token_id."
+            )
         cls = torch.full((len(image), 1), self.config.cls_token_id, device=image.device)
         text, text_mask = self._embed_text(cls, None, None, None)
         return self._pool(torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1))
 
     def _pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        first_state = self.encoder(
-            tokens, mask, first_token_only=True
-        ).last_hidden_state  # (batch, 1, hidden)
-        return self.pooler(self.layernorm(first_state))  # (batch, hidden)
+        encoded = self.encoder(tokens, mask, first_token_only=True)
+        return self.pooler(self.layernorm(encoded.last_hidden_state))  # (batch, hidden)
 
     def _embed_text(
         self,

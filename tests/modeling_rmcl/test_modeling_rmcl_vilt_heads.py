@@ -95,6 +95,17 @@ def test_question_answering_loss_sums_over_answers(tiny_config, mixed_batch, ran
     assert_close(output.loss, losses.sum(dim=1).mean())
 
 
+def test_question_answering_with_one_right_answer_is_softmax_cross_entropy(
+    tiny_config, mixed_batch, randomised
+):
+    tiny_config.num_labels, tiny_config.problem_type = 5, "single_label_classification"
+    model = randomised(RMCLViltForQuestionAnswering(tiny_config))
+    labels = torch.eye(5)[[2, 0, 4]]
+    output = model(**mixed_batch, labels=labels)
+    scores = output.logits.log_softmax(dim=-1)
+    assert_close(output.loss, -(scores[0, 2] + scores[1, 0] + scores[2, 4]) / 3)
+
+
 def test_retrieval_loss_is_cross_entropy_within_groups(tiny_config, mixed_batch, randomised):
     model = randomised(RMCLViltForImageAndTextRetrieval(tiny_config))
     twice = {name: value.repeat_interleave(2, dim=0) for name, value in mixed_batch.items()}

@@ -98,20 +98,28 @@ def test_tuple_output(models, mixed_batch):
     assert states.shape == (3, 18, 32)
 
 
-def test_each_modality_runs_alone(models, mixed_batch, monkeypatch):
-    """Pooled at its own first token, equal to hand-run blocks, without touching the other modality."""
+def test_text_alone(models, mixed_batch, monkeypatch):
+    """Pooled at its first token, without touching the image."""
     model = models[1]
-    text = {k: v for k, v in mixed_batch.items() if not k.startswith("pixel")}
     monkeypatch.setattr(model.embeddings, "embed_image", None)
+    text = {name: value for name, value in mixed_batch.items() if not name.startswith("pixel")}
     pooled = model.text_representation(**text)
     tokens = model.embeddings.embed_text(mixed_batch["input_ids"])
     assert_close(pooled, run_by_hand(model, tokens, mixed_batch["attention_mask"]), atol=1e-5, rtol=1e-5)
-    monkeypatch.undo()
-    monkeypatch.setattr(model.embeddings, "embed_text", None)
-    pooled = model.image_representation(mixed_batch["pixel_values"], mixed_batch["pixel_mask"])
-    tokens, mask = model.embeddings.embed_image(mixed_batch["pixel_values"], mixed_batch["pixel_mask"])
+
+
+def test_image_alone(models, mixed_batch, tiny_config):
+    """Pooled at a [CLS] that stands before it."""
+    model = models[1]
+    image = {name: value for name, value in mixed_batch.items() if name.startswith("pixel")}
+    tokens, mask = model.embeddings.embed_image(**image)
     tokens = tokens + model.embeddings.token_type_embeddings.weight[1]
-    assert_close(pooled, run_by_hand(model, tokens, mask), atol=1e-5, rtol=1e-5)
+    cls = model.embeddings.embed_text(torch.full((3, 1), tiny_config.cls_token_id))
+    expected = run_by_hand(model, torch.cat([cls, tokens], dim=1), nn.functional.pad(mask, (1, 0), value=1))
+    assert_close(model.image_representation(**image), expected, atol=1e-5, rtol=1e-5)
+    model.config.cls_token_id = tiny_config.vocab_size
+    with pytest.raises(ValueError, match=r"set it to tokenizer\.cls_token_id"):
+        model.image_representation(**image)
 
 
 def run_by_hand(model, tokens, mask):
