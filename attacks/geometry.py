@@ -191,12 +191,8 @@ class GeometryAttack:
         for text, ids in zip(texts, search.token_ids(texts), strict=True):
             middle = ids[len(head) : len(ids) - len(tail)]
             rest_unchanged = ids[: len(head)] == head and ids[len(ids) - len(tail) :] == tail
-            if (
-                rest_unchanged
-                and middle
-                and self.tokenizer.unk_token_id not in middle
-                and ids != sentence.ids
-            ):
+            spelled = bool(middle) and self.tokenizer.unk_token_id not in middle
+            if rest_unchanged and spelled and ids != sentence.ids:
                 kept.append(text)
         return kept
 
