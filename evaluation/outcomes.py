@@ -9,14 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
 from . import metrics
 from .intervals import bootstrap, wilson_interval
 
-CLEAN = "clean"
 OVERALL = "overall"
 
 
@@ -185,10 +183,14 @@ def _rate(values: NDArray[np.bool_], clusters: NDArray, runs: NDArray) -> Rate:
 
 def save_outcomes(outcomes: Sequence[Outcome], path: str | Path) -> None:
     """Write the per-example table as parquet, one row per example and attack."""
+    import datasets  # slow to import, and needed for the files only
+
     datasets.Dataset.from_list([asdict(row) for row in outcomes]).to_parquet(str(path))
 
 
 def load_outcomes(path: str | Path) -> list[Outcome]:
     """Read what `save_outcomes` wrote."""
+    import datasets
+
     table = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
     return [Outcome(**row) for row in table.to_list()]

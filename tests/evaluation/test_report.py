@@ -80,6 +80,14 @@ class TestPage:
         ]:
             assert sentence in page.text
 
+    def test_seeds_are_shown_one_by_one(self, results, page):
+        comparison = results["comparisons"][0]
+        seeds = ", ".join(
+            f"{run}: {100 * found['robust_accuracy']:+.1f}" for run, found in comparison["per_seed"].items()
+        ).replace("-", "\u2212")
+        assert f"Difference of robust accuracy, seed by seed: {seeds}." in page.text
+        assert ", ".join(f"{p:.2g}" for p in comparison["mcnemar_p"].values()) + "." in page.text
+
     def test_facts_of_the_run_are_there(self, page):
         for fact in (
             "abc123",
