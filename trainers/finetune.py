@@ -57,7 +57,10 @@ def task_collator(recipe: FinetuneRecipe, processor: Any) -> Any:
     from rmcl_hub.datasets_scripts.openpairs import vqa_answers
     from rmcl_hub.trainers.data_collators import QuestionCollator, StatementCollator
 
-    settings = {"max_text_length": recipe.data.max_text_length, "max_unreadable": recipe.data.max_unreadable}
+    settings: dict[str, Any] = {
+        "max_text_length": recipe.data.max_text_length,
+        "max_unreadable": recipe.data.max_unreadable,
+    }
     if recipe.task == "vqa":
         return QuestionCollator(processor, vqa_answers(), **settings)
     return StatementCollator(processor, **settings)

@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,8 @@ class RMCLTrainer(GuardedTrainer):
 
     The projector of the model chooses the objective: `"moco"` keeps a momentum encoder and a queue as the key
     branch, `"barlow_twins"` uses the same weights without gradient. Accumulating 8 batches of 1 equals one
-    batch of 8 with MoCo; Barlow Twins correlates over what is in one forward.
+    batch of 8 with MoCo; Barlow Twins correlates over what is in one forward. Parameters that only ViLT's own
+    objectives use are frozen unless `args.pretraining_weight` keeps these.
 
     Args:
         image_attack: Attack of the image view; must be given when `args.views` has `"image"` or `"both"`. If
@@ -45,6 +46,9 @@ class RMCLTrainer(GuardedTrainer):
         TypeError: If `args` are not `RMCLArguments`.
         ValueError: If a view has no attack.
     """
+
+    args: RMCLArguments
+    model: Any  # what it must offer, not what it must be: joint_embedding, config, the heads of pre-training
 
     def __init__(
         self, *args: Any, image_attack: Attack | None = None, text_attack: Attack | None = None, **kwargs: Any
@@ -157,15 +161,15 @@ class RMCLTrainer(GuardedTrainer):
         """
         if self.key_branch is not None:
             self.key_branch.update(self.accelerator.unwrap_model(self.model))
-            self.key_branch.enqueue(self.accelerator.gather(torch.cat(self._pending_keys)))
+            self.key_branch.enqueue(cast(Tensor, self.accelerator.gather(torch.cat(self._pending_keys))))
         self._pending_keys.clear()
 
     # Around the step ----------------------------------------------------------------------------------------
 
     def _seed(self, attack: Attack) -> None:
         """Make an attack's draws a function of seed, step, micro-batch and process: a resumed run repeats."""
-        generator = getattr(attack, "generator", None)
-        if isinstance(generator, torch.Generator):
+        generator: torch.Generator | None = getattr(attack, "generator", None)
+        if generator is not None:
             place = (self.state.global_step, len(self._pending_keys), self.args.process_index)
             generator.manual_seed(random.Random(f"{self.args.seed} {place}").getrandbits(63))
 
@@ -234,10 +238,15 @@ class RMCLTrainer(GuardedTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _prepare_for_processes(self) -> None:
-        """Several processes: every parameter in use gets its gradient, batch statistics are those of all."""
+        """On several processes, wait for the gradients that come, and normalise over the batch of all."""
+        # Searching for unused parameters would look at one forward only, but every view has its own.
+        self.args.ddp_find_unused_parameters = False
         if not self.args.pretraining_weight:
-            for module in (self.model.itm_score, self.model.mlm_score.transform):
-                module.requires_grad_(False)
+            for name, parameter in self.model.named_parameters():
+                if not name.startswith(("vilt.", "projector.")):
+                    parameter.requires_grad_(False)
+        if self.args.world_size > 1 and self.args.device.type == "cuda":  # torch has none for CPUs
+            self.model.projector = nn.SyncBatchNorm.convert_sync_batchnorm(self.model.projector)
 
 
 class _StepCallback(TrainerCallback):

@@ -328,7 +328,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 def assert_bit_equal(ours, theirs):
     assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    # The decoder's bias under Transformers 4's name, filled when a file is read and never used.
+    assert [name for name in different if not name.endswith("mlm_score.bias")] == []
 
 
 def test_random_starts_differ_between_steps_and_micro_batches(build_trainer, text_attack):
