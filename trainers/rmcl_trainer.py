@@ -78,13 +78,7 @@ class RMCLTrainer(GuardedTrainer):
 
     # The RMCL step, top to bottom ---------------------------------------------------------------------------
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
         """Loss of one RMCL step; `Trainer` then takes its gradient, moves the weights, calls `end_step`."""
         encoder = self.accelerator.unwrap_model(model)
         with frozen(encoder):
@@ -173,7 +167,7 @@ class RMCLTrainer(GuardedTrainer):
             place = (self.state.global_step, len(self._pending_keys), self.args.process_index)
             generator.manual_seed(random.Random(f"{self.args.seed} {place}").getrandbits(63))
 
-    def _pretraining_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    def _pretraining_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
         targets = ("mlm_input_ids", "mlm_labels", "itm_image_index", "itm_labels")
         given = {name: inputs[name] for name in targets if name in inputs}
         passes = ("mlm_labels" in given) + ("itm_labels" in given) + bool(self.model.config.itc_weight)
