@@ -126,15 +126,10 @@ def read_noto(folder: Path) -> dict[str, Row]:
 
 def read_openmoji(json_path: Path, noto: dict[str, Row]) -> list[Row]:
     """Metadata of the emojis that depict something, with captions and concept, in OpenMoji's order."""
-    entries = [
-        e
-        for e in json.loads(json_path.read_text(encoding="utf-8"))
-        if e["group"] not in OPENMOJI_SKIPPED_GROUPS
-    ]
-    for entry in entries:
-        entry["annotation"] = entry["annotation"].replace(
-            "\ufffd", "o"
-        )  # a broken "ó" in one file of version 17.0.0
+    entries = json.loads(json_path.read_text(encoding="utf-8"))
+    entries = [entry for entry in entries if entry["group"] not in OPENMOJI_SKIPPED_GROUPS]
+    for entry in entries:  # one annotation of version 17.0.0 has a broken "ó"
+        entry["annotation"] = entry["annotation"].replace("\ufffd", "o")
     by_hexcode = {entry["hexcode"]: entry for entry in entries}
     bases_of_key = defaultdict(list)
     for entry in entries:
@@ -149,9 +144,7 @@ def read_openmoji(json_path: Path, noto: dict[str, Row]) -> list[Row]:
         rows.append(
             {
                 "image_id": f"openmoji/{entry['hexcode']}",
-                "captions": openmoji_captions(
-                    entry["annotation"], keywords, names, list(dict.fromkeys(tones))
-                ),
+                "captions": openmoji_captions(entry["annotation"], keywords, names, tones),
                 "concept": min(bases_of_key[concept_key(base["annotation"])]),
                 "source": "openmoji",
                 "annotation": without_tone(entry["annotation"]),
@@ -173,7 +166,7 @@ def without_pixel_twins(rows: list[Row], pictures: list[Image.Image]) -> list[tu
     hashes = [pixel_hash(picture) for picture in pictures]
     uses, kept = Counter(hashes), {}
     for row, picture, digest in zip(rows, pictures, hashes, strict=True):
-        if digest not in kept and len(picture.getcolors(IMAGE_SIZE**2)) > 1:
+        if digest not in kept and picture.getcolors(maxcolors=1) is None:
             kept[digest] = (row | {"has_twin": uses[digest] > 1}, picture)
     return list(kept.values())
 
@@ -226,10 +219,8 @@ def read_openclipart(folder: Path) -> list[Row]:
 
 def select_openclipart(drawings: list[Row], held_out: set[frozenset[str]]) -> list[Row]:
     """Public-domain drawings of nameable things that are not held out, with captions; logs every loss."""
-    for drawing in drawings:
-        drawing["captions"] = openclipart_captions(
-            drawing["title"], drawing["keywords"], drawing["description"]
-        )
+    for d in drawings:
+        d["captions"] = openclipart_captions(d["title"], d["keywords"], d["description"])
     uses = Counter(content_words(clean_title(drawing["title"])) for drawing in drawings)
     steps: dict[str, Callable[[Row], bool]] = {
         "not public domain": lambda d: (
@@ -260,14 +251,18 @@ def build_openclipart(drawings: list[Row]) -> list[Row]:
     for drawing, captions in zip(drawings, captions_of_drawings, strict=True):
         group, *rest = drawing["name"].split("/")
         rows.append(
-            {"image_id": f"openclipart/{drawing['name']}", "captions": captions, "source": "openclipart"}
-            | {
+            {
+                "image_id": f"openclipart/{drawing['name']}",
+                "captions": captions,
                 "concept": f"openclipart/{' '.join(sorted(content_words(captions[0])))}",
+                "source": "openclipart",
                 "annotation": captions[0],
+                "group": group,
+                "subgroup": "/".join(rest[:-1]),
+                # E-mail addresses stay out; a bare one leaves its local part as the name.
+                "author": re.sub(r"\s*[\[(<]\S+@\S+[\])>]|@\S+", "", drawing["author"]),
+                **dict.fromkeys(("hexcode", "base", "skin_tone", "gender"), ""),
             }
-            | {"group": group, "subgroup": "/".join(rest[:-1])}
-            | {"author": re.sub(r"@\S+", "", drawing["author"])}  # e-mail addresses stay out
-            | dict.fromkeys(("hexcode", "base", "skin_tone", "gender"), "")
         )
     pictures = [draw_svg(drawing["path"], 2 * IMAGE_SIZE) for drawing in tqdm(drawings, desc="openclipart")]
     kept = without_pixel_twins(rows, pictures)
@@ -276,9 +271,8 @@ def build_openclipart(drawings: list[Row]) -> list[Row]:
 
 def held_out_names(openmoji: list[Row]) -> set[frozenset[str]]:
     """Bags of content words of the held-out annotations."""
-    return {content_words(row["annotation"]) for row in openmoji if split_of(row["concept"]) != "train"} - {
-        frozenset()
-    }
+    held_out = (row["annotation"] for row in openmoji if split_of(row["concept"]) != "train")
+    return {content_words(annotation) for annotation in held_out} - {frozenset()}
 
 
 def write_split(rows: list[Row], path: Path) -> None:

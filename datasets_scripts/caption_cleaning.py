@@ -37,9 +37,8 @@ def concept_key(annotation: str) -> str:
     name, _, _ = annotation.lower().partition(":")
     if "o\u2019clock" in name or name.endswith("-thirty"):
         return "clock"
-    text = (
-        annotation.lower() if name == "flag" else name
-    )  # elsewhere the colon adds hair, family members, directions
+    # After the colon come hair, family members or directions, but for flags the country.
+    text = annotation.lower() if name == "flag" else name
     rest = [word for word in words(text) if word not in _PERSON_WORDS | {"and", "older", "old", "adult"}]
     return " ".join(rest) or "person"
 
@@ -55,9 +54,8 @@ def split_of(concept: str) -> str:
 def without_tone(annotation: str) -> str:
     """Drop the skin tones: `woman: dark skin tone, curly hair` -> `woman: curly hair`."""
     name, _, details = annotation.partition(":")
-    kept = [
-        part.strip() for part in details.split(",") if part.strip() and not part.strip().endswith("skin tone")
-    ]
+    parts = [part.strip() for part in details.split(",")]
+    kept = [part for part in parts if part and not part.endswith("skin tone")]
     return f"{name}: {', '.join(kept)}" if kept else name
 
 
@@ -81,13 +79,9 @@ def keyword_caption(keywords: list[str]) -> str:
     """Join keywords into one caption without repeated words, codes ("SR", "tone5-4") or empty labels."""
     seen: dict[str, None] = {}
     for keyword in map(str.strip, keywords):
-        if (
-            re.search(r"[\d_:@/]", keyword)
-            or keyword.lower() in _EMPTY_KEYWORDS
-            or re.fullmatch(r"[A-Z]{2}", keyword)
-        ):
-            continue
-        seen.update(dict.fromkeys(words(keyword)))
+        is_code = re.search(r"[\d_:@/]", keyword) or re.fullmatch(r"[A-Z]{2}", keyword)
+        if not is_code and keyword.lower() not in _EMPTY_KEYWORDS:
+            seen.update(dict.fromkeys(words(keyword)))
     return " ".join(list(seen)[:MAX_KEYWORDS])
 
 
@@ -133,8 +127,7 @@ def clean_title(title: str) -> str:
 def openclipart_captions(title: str, keywords: list[str], description: str) -> list[str]:
     """Captions of one drawing: its clean title, its keywords in a row, its description if that is short."""
     candidates = [clean_title(title), keyword_caption([html.unescape(keyword) for keyword in keywords])]
-    if 2 < len(words(description)) <= MAX_DESCRIPTION_WORDS and not re.search(
-        r"[@/<>&]|www|HASH", description
-    ):
+    is_sentence = 2 < len(words(description)) <= MAX_DESCRIPTION_WORDS
+    if is_sentence and not re.search(r"[@/<>&]|www|HASH", description):
         candidates.append(description.replace("B and W", "black and white"))
     return distinct_captions(candidates)

@@ -5,7 +5,7 @@ downloaded. They fit in memory: no Arrow cache is written, hence none can go sta
 """
 
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal, overload
 
 import datasets
 import pyarrow.parquet as pq
@@ -58,6 +58,14 @@ FEATURES = {
 }
 
 
+@overload
+def load_openpairs(
+    config: str = ..., split: str = ..., streaming: Literal[False] = ...
+) -> datasets.Dataset: ...
+@overload
+def load_openpairs(
+    config: str = ..., split: str = ..., *, streaming: Literal[True]
+) -> datasets.IterableDataset: ...
 def load_openpairs(
     config: str = "captions", split: str = "train", streaming: bool = False
 ) -> datasets.Dataset | datasets.IterableDataset:
@@ -65,8 +73,7 @@ def load_openpairs(
 
     Args:
         config: `captions` (OpenMoji; openclipart too in `train`), `noto` (the held-out concepts in another
-        style,
-            for retrieval), `vqa` or `nlvr2` (tasks computed from the metadata of the same split).
+            style, for retrieval), `vqa` or `nlvr2` (tasks computed from the metadata of the same split).
         split: `train`, `validation` or `test`; `noto` has no `train`.
         streaming: Return a `datasets.IterableDataset` instead of a `datasets.Dataset`.
 
@@ -96,7 +103,7 @@ def load_openpairs(
 
 def read_metadata(source: str, split: str) -> list[dict[str, Any]]:
     """All stored columns of one parquet file (`openmoji`, `openclipart` or `noto`), images still encoded."""
-    file = files(__package__).joinpath("openpairs", f"{source}-{split}.parquet")
+    file = files("rmcl_hub.datasets_scripts").joinpath("openpairs", f"{source}-{split}.parquet")
     with file.open("rb") as stream:
         return pq.read_table(stream).to_pylist()
 

@@ -42,7 +42,10 @@ def usable(rows: list[Row]) -> list[Row]:
 
 def first_of_each(rows: list[Row], column: str) -> list[Row]:
     """The first row of each value of `column`."""
-    return list({row[column]: row for row in reversed(rows)}.values())[::-1]
+    found: dict[Any, Row] = {}
+    for row in rows:
+        found.setdefault(row[column], row)
+    return list(found.values())
 
 
 def one_toned(rows: list[Row]) -> list[Row]:
@@ -70,9 +73,8 @@ def with_article(name: str) -> str:
     if name.startswith("flag of "):
         return f"the {name}"
     head = re.split(r" (?:with|in|of|on|and|wrestling|holding)\b", name)[0].split()[-1]
-    if name.split()[0] in ("people", "men", "women") or (
-        head.endswith("s") and not head.endswith(("ss", "us"))
-    ):
+    is_plural = head.endswith("s") and not head.endswith(("ss", "us"))
+    if is_plural or name.split()[0] in ("people", "men", "women"):
         return name
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
@@ -80,8 +82,7 @@ def with_article(name: str) -> str:
 def named(rows: list[Row]) -> list[Row]:
     """One picture per base form with a spoken `name` of its own; OpenMoji's extras fit no group.
 
-    The largest group is cut to the size of all others together: everyone can have a partner from another
-    group.
+    The largest group is cut to the size of all others together, so that with_partners can serve everyone.
     """
     forms = [row | {"name": spoken_name(row["annotation"])} for row in first_of_each(rows, "base")]
     forms = first_of_each(

@@ -1,6 +1,6 @@
 """NLVR2-like statements about two openpairs pictures; each text is as often true as false.
 
-Three types. `tone`: how many of two people have a skin tone. `category`: how many of two pictures are of a
+Three types. `tone`: how many of two drawings have a skin tone. `category`: how many of two pictures are of a
 kind. `order`: what is left and what is right, about the same pictures in both orders. Statements are built
 from one split only.
 """
@@ -22,12 +22,12 @@ from .openpairs_phrases import (
 )
 
 SAME_TONE_STATEMENTS = (
-    "both people have a {tone} skin tone",
-    "the two pictures show people with {tone} skin",
+    "both drawings have a {tone} skin tone",
+    "the two pictures show {tone} skin",
     "in each image the skin color is {tone}",
 )
 ONE_TONE_STATEMENTS = (
-    "exactly one of the two people has a {tone} skin tone",
+    "exactly one of the two drawings has a {tone} skin tone",
     "only one picture shows {tone} skin",
     "the skin color is {tone} in a single image of the two",
 )
@@ -78,7 +78,7 @@ def _statement(left: Row, right: Row, statement_type: str, statement: str, label
 
 
 def _tone(rows: list[Row]) -> list[Row]:
-    """Two people of one tone, and one of them beside another tone; "both" and "only one" take turns."""
+    """Two drawings of one tone, and one of them beside another; "both" and "only one" take turns."""
     rows = one_toned(rows)
     statements = []
     for tone in TONE_WORDS:
@@ -87,14 +87,10 @@ def _tone(rows: list[Row]) -> list[Row]:
         for i, (left, right) in enumerate(zip(members[::2], members[1::2], strict=False)):
             stranger = strangers[int(digest(left["image_id"]), 16) % len(strangers)]
             same, mixed = (left, right), ((left, stranger) if i // 2 % 2 else (stranger, right))
-            templates, pairs = ((SAME_TONE_STATEMENTS, (same, mixed)), (ONE_TONE_STATEMENTS, (mixed, same)))[
-                i % 2
-            ]
+            templates = ONE_TONE_STATEMENTS if i % 2 else SAME_TONE_STATEMENTS
             text = choose(templates, left["image_id"]).format(tone=tone)
-            statements += [
-                _statement(*pair, "tone", text, label)
-                for pair, label in zip(pairs, (True, False), strict=True)
-            ]
+            statements.append(_statement(*same, "tone", text, label=templates is SAME_TONE_STATEMENTS))
+            statements.append(_statement(*mixed, "tone", text, label=templates is ONE_TONE_STATEMENTS))
     return statements
 
 
@@ -118,8 +114,8 @@ def _category(rows: list[Row]) -> list[Row]:
                 other = [others[(start + i + k) % len(others)] for k in range(2)]
                 for label, count in ((True, true_count), (False, false_count)):
                     pair = ((other[0], other[1]), (kind[0], other[0]), (kind[0], kind[1]))[count]
-                    # The picture of the kind is as often left as right.
-                    statements.append(_statement(*pair[:: -1 if i % 2 else 1], "category", text, label))
+                    left, right = reversed(pair) if i % 2 else pair  # the kind is as often left as right
+                    statements.append(_statement(left, right, "category", text, label))
     return statements
 
 
