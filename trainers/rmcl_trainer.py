@@ -110,8 +110,9 @@ class RMCLTrainer(GuardedTrainer):
 
     def _attack(self, encoder: Any, inputs: Batch, key: Tensor) -> dict[str, Batch]:
         """Attacked batches by view; one modality at a time, `both` combines the two (thesis 2.5.2)."""
-        batch = {**inputs, "positive_key": key, "row": torch.arange(len(key), device=key.device)}
-        objective, attacked = self._adversary(encoder, key), {}
+        row = torch.arange(len(key), device=key.device) + self.args.process_index * len(key)
+        batch = {**inputs, "positive_key": key, "row": row}  # the row among the keys of all processes
+        objective, attacked = self._adversary(encoder, gather_embeddings(key)), {}
         for view, attack in self.attacks.items():
             self._seed(attack)
             attacked[view] = attack(batch, objective)
@@ -122,7 +123,7 @@ class RMCLTrainer(GuardedTrainer):
             views["both"] = {**views["text"], "pixel_values": views["image"]["pixel_values"]}
         return {view: views[view] for view in self.args.views}
 
-    def _adversary(self, encoder: Any, key: Tensor) -> JointObjective:
+    def _adversary(self, encoder: Any, keys: Tensor) -> JointObjective:
         """What the adversary maximises (Eq. 2.11): each pair's contrastive loss against its own clean key."""
 
         def embed(batch: Batch) -> Tensor:
@@ -130,12 +131,12 @@ class RMCLTrainer(GuardedTrainer):
                 embedding = encoder.joint_embedding(**model_inputs(batch)).float()
             return embedding if self.key_branch is None else F.normalize(embedding, dim=1)
 
-        def loss(embedding: Tensor, batch: Batch) -> Tensor:
+        def loss(query: Tensor, batch: Batch) -> Tensor:
             config = encoder.config
             if self.key_branch is None:
-                return barlow_twins_loss_per_example(embedding, batch["row"], key, key, config.barlow_lambda)
+                return barlow_twins_loss_per_example(query, batch["row"], keys, keys, config.barlow_lambda)
             queue, temperature = self.key_branch.queue, config.contrastive_temperature
-            return info_nce_loss(embedding, batch["positive_key"], queue, temperature, reduction="none")
+            return info_nce_loss(query, batch["positive_key"], queue, temperature, reduction="none")
 
         return JointObjective(embed, loss, encoder.get_input_embeddings())
 
