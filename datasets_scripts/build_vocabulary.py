@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -40,7 +41,7 @@ def main() -> None:
     save_file({"weight": _reduce(vectors[rows], WIDTH).half()}, FOLDER / "word_embeddings.safetensors")
 
 
-def _needed_pieces(tokenizer: AutoTokenizer, pieces: list[str], synonyms: Path) -> set[str]:
+def _needed_pieces(tokenizer: Any, pieces: list[str], synonyms: Path) -> set[str]:
     table = json.loads(synonyms.read_text(encoding="utf-8"))["candidates"]
     words = {word for word, candidates in table.items() for word in (word, *(name for name, _ in candidates))}
     captions = [caption for row in load_openpairs("captions", "train")["captions"] for caption in row]

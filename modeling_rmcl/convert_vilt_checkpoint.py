@@ -6,7 +6,7 @@ modality types of further images.
 
 import argparse
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import ViltConfig, ViltProcessor
@@ -50,9 +50,10 @@ def convert_vilt_checkpoint(
     stored = ViltConfig.from_pretrained(source).to_diff_dict()
     stored = {name: value for name, value in stored.items() if name not in ("model_type", "architectures")}
     config = RMCLViltConfig(**{**stored, **config_changes})
-    model, info = model_class.from_pretrained(
+    loaded = model_class.from_pretrained(
         source, config=config, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    model, info = cast(Any, loaded)  # a pair, because of output_loading_info
     prefix = "" if model_class is RMCLViltModel else "vilt."
     lost = sorted(name for name in info["missing_keys"] if name.startswith(prefix))
     if lost:

@@ -89,7 +89,7 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         """Word embeddings; their output is what `inputs_embeds` replaces."""
         return self.embeddings.text_embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embeddings."""
         self.embeddings.text_embeddings.word_embeddings = value
 
@@ -213,10 +213,10 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         image_embeds: Tensor | None,
         image_token_type_idx: int | Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        if (pixel_values is None) == (image_embeds is None):
-            raise ValueError("Give exactly one of pixel_values and image_embeds.")
-        if image_embeds is None:
+        if image_embeds is None and pixel_values is not None:
             image_embeds, pixel_mask = self.embeddings.embed_image(pixel_values, pixel_mask)
+        elif image_embeds is None or pixel_values is not None:
+            raise ValueError("Give exactly one of pixel_values and image_embeds.")
         elif pixel_mask is None:
             pixel_mask = torch.ones(image_embeds.shape[:2], dtype=torch.long, device=image_embeds.device)
         modality = torch.as_tensor(1 if image_token_type_idx is None else image_token_type_idx)

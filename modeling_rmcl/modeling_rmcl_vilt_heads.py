@@ -1,6 +1,6 @@
 """Heads on the ViLT encoder for masked language modelling and the downstream tasks (thesis section 4)."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,9 @@ except ImportError:
 
 class RMCLViltJointHead(RMCLViltPreTrainedModel):
     """A head that reads nothing but the joint representation. Subclasses define the layer and the loss."""
+
+    vilt: RMCLViltModel
+    classifier: nn.Module
 
     def joint_representation(self, **inputs: Any) -> Tensor:
         """What the head reads, `(batch, dim)`; inputs as in `RMCLViltModel`."""
@@ -191,6 +194,8 @@ class ViltMLMHead(nn.Module):
     names; the buffer `bias` is there to receive the second and is never used itself.
     """
 
+    bias: Tensor
+
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__()
         self.transform = ViltMLMTransform(config)
@@ -205,6 +210,9 @@ class ViltMLMHead(nn.Module):
 class RMCLViltMLMModel(RMCLViltPreTrainedModel):
     """Loading and saving of models with `vilt` and `mlm_score`."""
 
+    vilt: RMCLViltModel
+    mlm_score: ViltMLMHead
+
     _tied_weights_keys: ClassVar = {
         "mlm_score.decoder.weight": "vilt.embeddings.text_embeddings.word_embeddings.weight"
     }
@@ -213,7 +221,7 @@ class RMCLViltMLMModel(RMCLViltPreTrainedModel):
         """Decoder of the masked language model."""
         return self.mlm_score.decoder
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: nn.Linear) -> None:
         """Replace the decoder."""
         self.mlm_score.decoder = value
 
@@ -225,7 +233,8 @@ class RMCLViltMLMModel(RMCLViltPreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in Transformers; a bias stored under Transformers 4's name is used."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = cast(Any, loaded)  # a pair, because of output_loading_info
         missing = info["missing_keys"]
         if "mlm_score.decoder.bias" in missing and "mlm_score.bias" not in missing:
             with torch.no_grad():
@@ -270,13 +279,16 @@ class RMCLViltForMaskedLM(RMCLViltMLMModel):
             inputs_embeds=inputs_embeds,
             image_embeds=image_embeds,
         ).last_hidden_state
-        length = input_ids.shape[1] if input_ids is not None else inputs_embeds.shape[1]
+        words = cast(Tensor, inputs_embeds if input_ids is None else input_ids)  # the encoder refuses neither
+        length = words.shape[1]
         logits = self.mlm_score(states[:, :length])
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         return MaskedLMOutput(loss=loss, logits=logits)
 
 
-def _two_layer_classifier(in_features: int, hidden: int, num_labels: int) -> nn.Sequential:
+def _two_layer_classifier(in_features: int, hidden: int, num_labels: int | None) -> nn.Sequential:
+    if not num_labels:
+        raise ValueError("The head needs num_labels in its configuration, got none.")
     return nn.Sequential(
         nn.Linear(in_features, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, num_labels)
     )

@@ -43,7 +43,7 @@ class MomentumEncoder(nn.Module):
         if queue_init not in ("unit", "gaussian"):
             raise ValueError(f"queue_init must be 'unit' or 'gaussian', got {queue_init!r}.")
         self.momentum = momentum
-        self.encoder = copy.deepcopy(query_model).requires_grad_(False).eval()
+        self.encoder: Any = copy.deepcopy(query_model).requires_grad_(False).eval()
         # A fixed generator: the first negatives are the same for every rank and do not disturb the global
         # RNG.
         queue = torch.randn(queue_size, dim, generator=torch.Generator().manual_seed(0))

@@ -41,9 +41,8 @@ class PatchEmbeddings(nn.Module):
 
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__()
-        self.projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
-        )
+        patch = _side(config.patch_size)
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=patch, stride=patch)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Embed `(batch, channels, height, width)` as `(batch, rows, columns, hidden)`."""
@@ -56,7 +55,8 @@ class ViltEmbeddings(nn.Module):
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__()
         self.config = config
-        self.grid_size = config.image_size // config.patch_size
+        self.patch_size = _side(config.patch_size)
+        self.grid_size = _side(config.image_size) // self.patch_size
         self.text_embeddings = TextEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.patch_embeddings = PatchEmbeddings(config)
@@ -116,7 +116,7 @@ class ViltEmbeddings(nn.Module):
         return self.dropout(tokens), F.pad(patch_mask, (1, 0), value=1)
 
     def _check_pixels(self, pixel_values: Tensor) -> Tensor:
-        patch, channels = self.config.patch_size, self.config.num_channels
+        patch, channels = self.patch_size, self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"pixel_values must have shape (batch, {channels}, height, width), "
@@ -137,7 +137,7 @@ class ViltEmbeddings(nn.Module):
             raise ValueError(
                 f"pixel_mask must have shape {expected} to match pixel_values, got {tuple(pixel_mask.shape)}."
             )
-        patch = self.config.patch_size
+        patch = self.patch_size
         patch_mask = pixel_mask[:, ::patch, ::patch].long()  # (batch, rows, columns)
         area = patch_mask[:, :, 0].sum(1) * patch_mask[:, 0, :].sum(1)  # (batch,)
         bad = ((area == 0) | (area != patch_mask.sum(dim=(1, 2)))).nonzero().flatten().tolist()
@@ -166,12 +166,19 @@ class ViltEmbeddings(nn.Module):
         """
         size, device = self.grid_size, self.position_embeddings.device
         positions = self.position_embeddings[0, 1:].view(size, size, -1)  # (size, size, hidden)
-        if heights is None:
+        if heights is None or widths is None:
             heights, widths = (torch.tensor([length], device=device) for length in grid)
         row_weights = _interpolation_matrix(heights, grid[0], size).to(positions.dtype)
         column_weights = _interpolation_matrix(widths, grid[1], size).to(positions.dtype)
         rows = torch.einsum("brp,pqd->brqd", row_weights, positions)
         return torch.einsum("bcq,brqd->brcd", column_weights, rows)
+
+
+def _side(size: int | list[int] | tuple[int, int]) -> int:
+    """Side of a square; ViLT's configuration has room for oblongs."""
+    if isinstance(size, int):
+        return size
+    raise ValueError(f"image_size and patch_size must be one number each, the side of a square, got {size}.")
 
 
 def _interpolation_matrix(lengths: Tensor, padded_length: int, source_length: int) -> Tensor:

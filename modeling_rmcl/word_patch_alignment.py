@@ -32,6 +32,7 @@ def ipot_plan(
     num_patches = patch_mask.sum(dim=1, keepdim=True).float()
     kernel = torch.exp(-cost.float() / beta) * both
     plan = both
+    word_scale = word_mask.float()  # (batch, words), found anew from patch_scale in every inner iteration
     patch_scale = patch_mask / num_patches.clamp_min(1)  # (batch, patches)
     for _ in range(num_iterations):
         proximal = kernel * plan

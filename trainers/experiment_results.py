@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rmcl_hub.datasets_scripts.openpairs import load_openpairs, vqa_answers
 from rmcl_hub.evaluation.compare import RETENTION, compare_models, count_conclusions
@@ -93,9 +93,10 @@ def result_table(results: Results) -> str:
 def _table_line(models: Mapping[str, ModelEntry], row: Comparison, place: str, measure: str) -> str:
     def share(arm: str) -> str:
         entry = models[arm]
-        attacks = (
-            entry["retention"] if row["task"] == RETENTION else entry["tasks"][row["task"]][row["protocol"]]
-        )
+        if row["task"] == RETENTION:
+            attacks = entry.get("retention", {})
+        else:
+            attacks = entry["tasks"][row["task"]][row["protocol"]]
         value = attacks[row["attack"]][OVERALL][measure]["value"]
         return "-" if value is None else f"{100 * value:.1f}"
 
@@ -202,7 +203,7 @@ def _baselines(recipe: ExperimentRecipe) -> dict[str, dict[str, float]]:
             baselines[finetuning.task] = {"majority": 0.5}  # balanced by construction
             continue
         train, test = (
-            load_openpairs("vqa", split).select_columns(["question_type", "answers"])
+            cast(Any, load_openpairs("vqa", split)).select_columns(["question_type", "answers"])
             for split in ("train", recipe.evaluation.split)
         )
         frequent: dict[str, Counter[str]] = {}

@@ -4,7 +4,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rmcl_hub.trainers.recipe import AttackRecipe, DataRecipe, PretrainRecipe, recipe_from_command_line
 
@@ -60,7 +60,7 @@ def _build_model(recipe: PretrainRecipe, processor: Any) -> Any:
         "image_size": recipe.image_size,
     }
     model = RMCLViltForPreTraining(RMCLViltConfig(**{**defaults, **recipe.model}))
-    start_from_pretrained_words(model.get_input_embeddings(), processor.tokenizer)
+    start_from_pretrained_words(cast(Any, model.get_input_embeddings()), processor.tokenizer)
     return model
 
 
@@ -117,7 +117,7 @@ def load_data(recipe: DataRecipe, seed: int = 0) -> Any:
 
     from rmcl_hub.datasets_scripts.openpairs import load_openpairs
 
-    dataset = load_openpairs(recipe.config, recipe.split, streaming=recipe.streaming)
+    dataset = cast(Any, load_openpairs(recipe.config, recipe.split, streaming=recipe.streaming))
     # the collator decodes, so that one broken picture does not end the run
     for name, feature in dataset.features.items():
         if isinstance(feature, Image):

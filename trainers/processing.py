@@ -4,7 +4,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoProcessor, BertTokenizerFast, ProcessorMixin, ViltImageProcessor, ViltProcessor
+from transformers import (
+    AutoProcessor,
+    BertTokenizerFast,  # pyright: ignore[reportAttributeAccessIssue] - transformers 5 knows it as an alias
+    ProcessorMixin,
+    ViltImageProcessor,
+    ViltProcessor,
+)
 
 from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path, word_embeddings
 
@@ -15,12 +21,12 @@ def build_processor(init_from: str | None, image_size: int, patch_size: int) -> 
         return AutoProcessor.from_pretrained(init_from)
     # positional: as a keyword, transformers 5 ignores the file and builds a vocabulary of five tokens
     tokenizer = BertTokenizerFast(str(vocabulary_path()))
-    images = ViltImageProcessor(size={"shortest_edge": image_size}, size_divisor=patch_size)
+    images = ViltImageProcessor(size={"shortest_edge": image_size}, size_divisor=patch_size)  # pyright: ignore[reportCallIssue]
     return ViltProcessor(image_processor=images, tokenizer=tokenizer)
 
 
 @torch.no_grad()
-def start_from_pretrained_words(embeddings: nn.Module, tokenizer: Any) -> None:
+def start_from_pretrained_words(embeddings: nn.Embedding, tokenizer: Any) -> None:
     """Start the word embeddings of a small encoder from sentence-encoder vectors reduced to its width.
 
     ViLT starts from BERT's word embeddings; a from-scratch encoder on a few thousand pairs cannot learn what

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmcl_hub.attacks.build_synonyms import Lexicon, build, protected_words
+from rmcl_hub.attacks.build_synonyms import build, protected_words
 from rmcl_hub.attacks.wordnet_files import Pointer, WordNet
+from rmcl_hub.attacks.wordnet_lexicon import Lexicon
 
 # (offset, words, pointers, gloss) per part of speech; pointers are (symbol, offset, part of speech, ends).
 NOUNS = [
