@@ -1,26 +1,25 @@
 """The whole job from one command: `rmcl-hub quickstart [recipe] [--key value]`."""
 
-import argparse
 import logging
 import shutil
 import sys
 
 from rmcl_hub.trainers.pretrain import writable_folder
-from rmcl_hub.trainers.recipe import ExperimentRecipe, load_recipe
+from rmcl_hub.trainers.recipe import ExperimentRecipe, recipe_from_command_line
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run an experiment recipe and print its table; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="rmcl-hub quickstart",
-        description="Pre-train a small ViLT, make it robust by RMCL, and compare it with an honest control.",
-    )
-    parser.add_argument("recipe", nargs="?", default="quickstart", help="YAML file or packaged recipe")
-    known, overrides = parser.parse_known_args(argv)
+    from transformers.utils import logging as transformers_logging
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recipe = load_recipe(ExperimentRecipe, known.recipe, overrides)
+    transformers_logging.set_verbosity_error()  # heads that start anew are the plan here, not news
+    description = "Pre-train a small ViLT, make it robust by RMCL, and compare it with an honest control."
+    recipe = recipe_from_command_line(
+        ExperimentRecipe, "rmcl-hub quickstart", description, argv, default="quickstart"
+    )
     sys.stdout.write(run_experiment(recipe) + "\n")
     return 0
 
