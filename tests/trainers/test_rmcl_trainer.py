@@ -289,7 +289,7 @@ def test_eight_accumulated_batches_of_one_are_one_batch_of_eight(build_trainer, 
     assert_close(one.state_dict(), eight.state_dict(), atol=1e-5, rtol=1e-4)
     assert one.queue_pointer == 8
     losses = [trainer.state.log_history[0]["loss"] for trainer in trainers]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0] == pytest.approx(losses[1], abs=2e-4)  # rounded in the log
 
 
 @pytest.mark.parametrize("step", [1, 2])  # in the middle of an epoch, and at its end

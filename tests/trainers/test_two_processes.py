@@ -66,7 +66,7 @@ def test_weights_queue_and_loss_equal_those_of_one_process(run, tmp_path, projec
     for name in ("weights", "key_branch"):
         assert_close(first[name], second[name], atol=0, rtol=0)
         assert_close(first[name], one[name], atol=1e-5, rtol=1e-4)
-    assert first["losses"] == pytest.approx(one["losses"], abs=1e-4)
+    assert first["losses"] == pytest.approx(one["losses"], abs=2e-4)  # rounded in the log
 
 
 @pytest.mark.usefixtures("forget_processes")
