@@ -42,6 +42,7 @@ def run(build_trainer, tiny_model, processor, tmp_path):
             output_dir=str(tmp_path / name),
             per_device_train_batch_size=batch_size,
             pretraining_weight=pretraining_weight,
+            learning_rate=0.01,  # small, lest two steps make much of rounding
             max_steps=2,
         )
         trainer.train()
@@ -65,7 +66,7 @@ def test_weights_queue_and_loss_equal_those_of_one_process(run, tmp_path, projec
     assert (first["world_size"], second["world_size"], one["world_size"]) == (2, 2, 1)
     for name in ("weights", "key_branch"):
         assert_close(first[name], second[name], atol=0, rtol=0)
-        assert_close(first[name], one[name], atol=1e-5, rtol=1e-4)
+        assert_close(first[name], one[name], atol=1e-4, rtol=1e-3)
     assert first["losses"] == pytest.approx(one["losses"], abs=2e-4)  # rounded in the log
 
 
@@ -111,7 +112,7 @@ def test_the_script_runs_under_torchrun(tmp_path):
         [*launch, str(SCRIPT), str(path), *overrides],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
