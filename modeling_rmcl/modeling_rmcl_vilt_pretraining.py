@@ -112,38 +112,44 @@ class RMCLViltForPreTraining(RMCLViltMLMModel):
             itm_image_index: `(batch,)`, row of the image that each unmasked text is paired with.
             itm_labels: `(batch,)`, 1 = that image is the text's own.
         """
-        text = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        for given, its_labels in ((mlm_input_ids, mlm_labels), (itm_image_index, itm_labels)):
+            if (given is None) != (its_labels is None):
+                raise ValueError(
+                    "mlm_input_ids go with mlm_labels, itm_image_index with itm_labels; "
+                    "one of two is missing."
+                )
         if mlm_input_ids is None and itm_image_index is None:
             embeds = self.joint_embedding(
                 input_ids=input_ids,
+                attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
                 inputs_embeds=inputs_embeds,
                 pixel_values=pixel_values,
                 pixel_mask=pixel_mask,
-                **text,
             )
             return RMCLViltForPreTrainingOutput(embeds=embeds)
-        if (mlm_input_ids is None) != (mlm_labels is None) or (itm_image_index is None) != (
-            itm_labels is None
-        ):
+        if input_ids is None or pixel_values is None:
             raise ValueError(
-                "mlm_input_ids goes with mlm_labels, and itm_image_index with itm_labels; one is missing."
+                "The pre-training losses need input_ids and pixel_values; "
+                "inputs_embeds is for joint embeddings."
             )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        text = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         # Patches are embedded once and shared by all passes.
         image, image_mask = self.vilt.embeddings.embed_image(pixel_values, pixel_mask)
         losses = {}
-        if mlm_input_ids is not None:
-            states = self.vilt(
-                mlm_input_ids, image_embeds=image, pixel_mask=image_mask, **text
-            ).last_hidden_state
-            losses["mlm_loss"] = self._mlm_loss(states[:, : mlm_input_ids.shape[1]], mlm_labels)
-        if itm_image_index is not None:
-            losses |= self._matching_losses(
-                input_ids, image[itm_image_index], image_mask[itm_image_index], itm_labels, **text
-            )
+        if mlm_input_ids is not None and mlm_labels is not None:
+            encoded = self.vilt(mlm_input_ids, image_embeds=image, pixel_mask=image_mask, **text)
+            text_states = encoded.last_hidden_state[:, : mlm_input_ids.shape[1]]
+            losses["mlm_loss"] = self._mlm_loss(text_states, mlm_labels)
+        if itm_image_index is not None and itm_labels is not None:
+            paired = image[itm_image_index], image_mask[itm_image_index]
+            losses |= self._matching_losses(input_ids, *paired, itm_labels, attention_mask, token_type_ids)
         if self.config.itc_weight > 0:
             losses["itc_loss"] = self._itc_loss(input_ids, image, image_mask, **text)
         weights = {"wpa_loss": self.config.wpa_weight, "itc_loss": self.config.itc_weight}
-        total = sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
+        total = sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), image.new_zeros(()))
         return RMCLViltForPreTrainingOutput(loss=total, **losses)
 
     def _mlm_loss(self, text_states: Tensor, labels: Tensor) -> Tensor:
@@ -186,13 +192,15 @@ class RMCLViltForPreTraining(RMCLViltMLMModel):
         """Symmetric InfoNCE of texts and images encoded alone (CLIP, arXiv:2103.00020), not in the thesis."""
         texts = gather_embeddings(self.text_embedding(input_ids=input_ids, **text))  # (world * batch, dim)
         images = gather_embeddings(self.image_embedding(image_embeds=image, pixel_mask=image_mask))
-        logits = self.itc_log_scale.exp().clamp(max=100) * texts @ images.T  # CLIP's limit on the scale
+        logits = self._require_itc().exp().clamp(max=100) * texts @ images.T  # CLIP's limit on the scale
         target = torch.arange(len(texts), device=texts.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    def _require_itc(self) -> None:
+    def _require_itc(self) -> Tensor:
+        """The learned log scale of the contrast, if this model has the single-modality projections."""
         if self.itc_log_scale is None:
             raise ValueError(
                 "This model has no single-modality projections: config.itc_weight is 0. Pre-train with "
                 "itc_weight > 0, or rank pairs with RMCLViltForImageAndTextRetrieval."
             )
+        return self.itc_log_scale

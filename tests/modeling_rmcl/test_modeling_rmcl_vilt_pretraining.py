@@ -92,11 +92,17 @@ def test_each_loss_needs_only_its_own_targets(kept, computed, tiny_config, mixed
     assert set(output) == {"loss"} | computed
 
 
-@pytest.mark.parametrize("missing", ["mlm_labels", "itm_labels"])
-def test_targets_come_in_pairs(missing, model, mixed_batch, targets):
-    del targets[missing]
-    with pytest.raises(ValueError, match=missing):
-        model(**mixed_batch, **targets)
+@pytest.mark.parametrize("given", ["mlm_input_ids", "mlm_labels", "itm_image_index", "itm_labels"])
+def test_targets_come_in_pairs(given, model, mixed_batch, targets):
+    with pytest.raises(ValueError, match="one of two is missing"):
+        model(**mixed_batch, **{given: targets[given]})
+
+
+def test_missing_text_mask_means_all_tokens(model, mixed_batch, targets):
+    mixed_batch["attention_mask"] = torch.ones_like(mixed_batch["input_ids"])
+    expected = model(**mixed_batch, **targets)
+    output = model(**{**mixed_batch, "attention_mask": None}, **targets)
+    assert_close(output.loss, expected.loss)
 
 
 def test_batch_without_masked_words_has_finite_loss(model, mixed_batch, targets):
