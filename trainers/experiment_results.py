@@ -50,10 +50,10 @@ def collect_results(recipe: ExperimentRecipe, folder: Path) -> Results:
     comparisons = list(_comparisons(recipe, seeds))
     first = seeds[recipe.seeds[0]]
     robustness = _read(first / f"{ARMS[1]}-{next(iter(recipe.protocols))}" / "robustness.json")
-    better = count_conclusions([row for row in comparisons if row["task"] != RETENTION])
+    headline = [row for row in comparisons if not row["attack"].endswith("-combined")]  # a part of a union
     return Results(
         title=f"RMCL against plain continued pre-training: {folder.name}",
-        summary=[better, *(row["verdict"] for row in comparisons if row["task"] != RETENTION)],
+        summary=[count_conclusions(headline), *(row["verdict"] for row in headline)],
         config=asdict(recipe),
         seeds=recipe.seeds,
         versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
