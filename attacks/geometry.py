@@ -126,10 +126,11 @@ class GeometryAttack:
         sentences = [self._open(row, search) for row in range(len(batch["text"]))]
         with isolated_rng(batch["input_ids"]):
             search.score([sentence for sentence in sentences if not sentence.untried])
+            search.differentiate([sentence for sentence in sentences if sentence.untried])
+            loss_before = torch.stack([sentence.loss for sentence in sentences])
             for _ in range(self.max_loops):
-                search.differentiate(
-                    [sentence for sentence in sentences if sentence.stale and sentence.untried]
-                )
+                stale = [sentence for sentence in sentences if sentence.stale and sentence.untried]
+                search.differentiate(stale)
                 trials = [trial for sentence in sentences if (trial := self._next_trial(sentence, search))]
                 if not trials:
                     break
@@ -137,10 +138,7 @@ class GeometryAttack:
                 for trial in trials:
                     if trial.loss > trial.sentence.loss:
                         self._accept(trial, search)
-        loss_before, loss_after = (
-            torch.stack([getattr(sentence, name) for sentence in sentences])
-            for name in ("clean_loss", "loss")
-        )
+        loss_after = torch.stack([sentence.loss for sentence in sentences])
         adversarial = {**batch, **search.encode([sentence.text for sentence in sentences])}
         return AttackResult(adversarial, loss_before, loss_after, search.forwards, search.backwards)
 
@@ -225,7 +223,6 @@ class _Sentence:
     budget: int = 0  # changes left
     untried: set[int] = field(default_factory=set)  # indices into words
     stale: bool = True  # the gradients below are not those of this text
-    clean_loss: Tensor | None = None  # ()
     loss: Tensor = field(init=False)  # ()
     embedding: Tensor = field(init=False)  # (dim,)
     direction: Tensor = field(init=False)  # (dim,), gradient of the loss with respect to the embedding
@@ -309,7 +306,7 @@ class _Search:
             losses = check_losses(self.objective(batch), len(sentences))
         self.forwards += len(sentences)
         for sentence, loss in zip(sentences, losses, strict=True):
-            sentence.clean_loss = sentence.loss = loss
+            sentence.loss = loss
 
     def differentiate(self, sentences: list[_Sentence]) -> None:
         """Loss, embedding, and the gradients with respect to the embedding and to every word."""
@@ -334,8 +331,6 @@ class _Search:
         gradients = gradients.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu()
         for index, sentence in enumerate(sentences):
             sentence.loss = losses[index].detach()
-            if sentence.clean_loss is None:
-                sentence.clean_loss = sentence.loss
             sentence.embedding, sentence.direction = embeddings[index].detach(), directions[index]
             sentence.influence = [
                 gradients[index, word.first : word.last + 1].mean(dim=0).norm().item()

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 import torchattacks  # noqa: F401 - imported before forking, with torch
-import transformers  # noqa: F401 - the same
 from tqdm import tqdm
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast, set_seed  # noqa: F401 - the same
 
 ROOT = Path(__file__).parents[1]
 
@@ -153,13 +153,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if not arguments.names or mutant.name in arguments.names]
+    survivors = 0
     with multiprocessing.get_context("fork").Pool(arguments.jobs, maxtasksperchild=1) as pool:
-        outcomes = list(tqdm(pool.imap(run, chosen, chunksize=1), total=len(chosen), unit="mutant"))
-    for mutant, failure in zip(chosen, outcomes, strict=True):
-        sys.stdout.write(
-            f"{'killed' if failure else 'SURVIVED':<9} {mutant.file:<12} {mutant.name:<40} {failure}\n"
-        )
-    survivors = outcomes.count("")
+        outcomes = zip(chosen, pool.imap(run, chosen, chunksize=1), strict=True)
+        for mutant, failure in tqdm(outcomes, total=len(chosen), unit="mutant"):
+            survivors += not failure
+            verdict = "killed" if failure else "SURVIVED"
+            tqdm.write(f"{verdict:<9} {mutant.file:<12} {mutant.name:<40} {failure}", file=sys.stdout)
     sys.stdout.write(f"{len(chosen) - survivors} of {len(chosen)} mutants killed\n")
     return survivors
 

@@ -202,7 +202,7 @@ def test_strings_keep_their_rest_and_agree_with_their_ids(
 
 
 def test_only_whole_visible_words_are_exchanged(tokenizer: PreTrainedTokenizerFast, make_batch: Any) -> None:
-    everything = dict.fromkeys(["large", "auto", "street", "glad", "##hill", "grin", "beam"], 1.0)
+    everything = dict.fromkeys(["large", "auto", "street", "glad", "##hill", "grin", "beam", "[UNK]"], 1.0)
     toy = LinearWords(tokenizer, everything, torch.ones(64))
     attack = GeometryAttack(tokenizer, SYNONYMS, max_change_share=1.0, max_length=6)
     texts = [
