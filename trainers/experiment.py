@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 STAGE_FILE = "stage.json"
 ARMS = ("control", "rmcl")
+COMBINED_SUFFIX = "-combined"
 PASSES_PER_PLAIN_EXAMPLE = (
     6  # masked words, matching, and the two modalities alone (half each): forward and backward
 )
@@ -99,10 +100,15 @@ def measure_robustness(recipe: EvaluationRecipe, finetuning: FinetuneRecipe, fol
     def run() -> dict[str, Any]:
         model, processor = load_finetuned(finetuning.task, folder)
         attacks, unions = named_attacks(recipe.attacks, processor, finetuning.data.max_text_length)
+        # A replaced picture would be counted under another example's name, hence no unreadable one.
+        data = replace(
+            finetuning.data, split=recipe.split, max_examples=recipe.max_questions, max_unreadable=0
+        )
+        tested = replace(finetuning, data=data)
         result = evaluate_robustness(
             model,
-            load_data(replace(finetuning.data, split=recipe.split, max_examples=recipe.max_questions)),
-            task_collator(finetuning, processor),
+            load_data(tested.data),
+            task_collator(tested, processor),
             attacks,
             batch_size=recipe.batch_size,
             unions=unions,
@@ -142,7 +148,7 @@ def measure_representation(recipe: ExperimentRecipe, folder: Path) -> dict[str, 
         result = embedding_retention(
             model,
             load_data(replace(data, split=evaluation.split, max_examples=evaluation.max_pairs)),
-            PairCollator(processor, data.max_text_length, data.max_unreadable, draw_caption=False),
+            PairCollator(processor, data.max_text_length, max_unreadable=0, draw_caption=False),
             attacks,
             batch_size=evaluation.batch_size,
             unions=unions,
@@ -195,8 +201,8 @@ def named_attacks(
     for name, recipe in joint.items():
         image = name_of(AttackRecipe(image=recipe.image), f"{name}-image")
         text = name_of(AttackRecipe(text=recipe.text), f"{name}-text")
-        attacks[f"{name}-combined"] = IndependentAttack(attacks[image], attacks[text])
-        unions[name] = [image, text, f"{name}-combined"]
+        attacks[name + COMBINED_SUFFIX] = IndependentAttack(attacks[image], attacks[text])
+        unions[name] = [image, text, name + COMBINED_SUFFIX]
     return attacks, unions
 
 

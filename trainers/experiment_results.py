@@ -16,7 +16,7 @@ from rmcl_hub.evaluation.compare import RETENTION, compare_models, count_conclus
 from rmcl_hub.evaluation.outcomes import OVERALL, Outcome, load_outcomes, summarise
 from rmcl_hub.evaluation.results import Comparison, Curve, Example, ModelEntry, Results
 
-from .experiment import ARMS, STAGE_FILE
+from .experiment import ARMS, COMBINED_SUFFIX, STAGE_FILE
 from .recipe import ExperimentRecipe
 
 LIBRARIES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub")
@@ -50,10 +50,9 @@ def collect_results(recipe: ExperimentRecipe, folder: Path) -> Results:
     comparisons = list(_comparisons(recipe, seeds))
     first = seeds[recipe.seeds[0]]
     robustness = _read(first / f"{ARMS[1]}-{next(iter(recipe.protocols))}" / "robustness.json")
-    headline = [row for row in comparisons if not row["attack"].endswith("-combined")]  # a part of a union
     return Results(
         title=f"RMCL against plain continued pre-training: {folder.name}",
-        summary=[count_conclusions(headline), *(row["verdict"] for row in headline)],
+        summary=[count_conclusions(comparisons)],
         config=asdict(recipe),
         seeds=recipe.seeds,
         versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
@@ -79,8 +78,6 @@ def result_table(results: Results) -> str:
     ]
     shown_clean = set()
     for row in results["comparisons"]:
-        if row["attack"].endswith("-combined"):
-            continue
         place = ", ".join(filter(None, [row["task"], row["protocol"]]))
         measures = ["robust_accuracy", "attack_success_rate"]
         if place not in shown_clean:
@@ -123,7 +120,15 @@ def _comparisons(recipe: ExperimentRecipe, seeds: Mapping[int, Path]) -> Iterato
 
 
 def _outcomes(seeds: Mapping[int, Path], stage: str) -> dict[int, list[Outcome]]:
-    return {seed: load_outcomes(folder / stage / "outcomes.parquet") for seed, folder in seeds.items()}
+    """Outcomes by seed, without those that count only as a part of a joint attack."""
+    return {
+        seed: [
+            row
+            for row in load_outcomes(folder / stage / "outcomes.parquet")
+            if not row.attack.endswith(COMBINED_SUFFIX)
+        ]
+        for seed, folder in seeds.items()
+    }
 
 
 def _model_entry(recipe: ExperimentRecipe, seeds: Mapping[int, Path], arm: str) -> ModelEntry:

@@ -48,7 +48,8 @@ def run_experiment(recipe: ExperimentRecipe) -> str:
     )
     write_card(results, model)
     logger.info("Report: %s, model: %s", folder / "report.html", model)
-    return "\n".join([result_table(results), "", *results["summary"]])
+    verdicts = [row["verdict"] for row in results["comparisons"]]
+    return "\n".join([result_table(results), "", *results["summary"], *verdicts])
 
 
 if __name__ == "__main__":

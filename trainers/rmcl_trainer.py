@@ -53,9 +53,13 @@ class RMCLTrainer(GuardedTrainer):
     def __init__(
         self, *args: Any, image_attack: Attack | None = None, text_attack: Attack | None = None, **kwargs: Any
     ) -> None:
+        given = kwargs.get("args", args[1] if len(args) > 1 else None)
+        if not isinstance(given, RMCLArguments):
+            raise TypeError(f"RMCLTrainer needs args of RMCLArguments, got {type(given).__name__}.")
+        # Searching for unused parameters would look at one forward only, but every view has its own.
+        # Set before `Trainer` reads it.
+        given.ddp_find_unused_parameters = False
         super().__init__(*args, **kwargs)
-        if not isinstance(self.args, RMCLArguments):
-            raise TypeError(f"RMCLTrainer needs args of RMCLArguments, got {type(self.args).__name__}.")
         self.attacks: dict[str, Attack] = {}
         for view, attack in (("image", image_attack), ("text", text_attack)):
             if {view, "both"} & set(self.args.views):
@@ -234,8 +238,6 @@ class RMCLTrainer(GuardedTrainer):
 
     def _prepare_for_processes(self) -> None:
         """On several processes, wait for the gradients that come, and normalise over the batch of all."""
-        # Searching for unused parameters would look at one forward only, but every view has its own.
-        self.args.ddp_find_unused_parameters = False
         if not self.args.pretraining_weight:
             for name, parameter in self.model.named_parameters():
                 if not name.startswith(("vilt.", "projector.")):

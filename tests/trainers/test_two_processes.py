@@ -67,7 +67,7 @@ def test_weights_queue_and_loss_equal_those_of_one_process(run, tmp_path, projec
     for name in ("weights", "key_branch"):
         assert_close(first[name], second[name], atol=0, rtol=0)
         assert_close(first[name], one[name], atol=1e-4, rtol=1e-3)
-    assert first["losses"] == pytest.approx(one["losses"], abs=2e-4)  # rounded in the log
+    assert first["losses"] == pytest.approx(one["losses"], rel=5e-5, abs=2e-4)  # float32, two steps
 
 
 @pytest.mark.usefixtures("forget_processes")
