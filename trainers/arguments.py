@@ -54,6 +54,7 @@ def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dic
         # Of a stream every process reads its own shards: slicing one batch would leave its `text` whole.
         "accelerator_config": {"dispatch_batches": False},
         "report_to": "none",
+        "disable_tqdm": False,  # else a quiet log level would take the progress bars away too
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 10,
         "save_strategy": "no",
