@@ -129,7 +129,6 @@ class EvaluationRecipe:
     max_pairs: int | None = None  # gallery of the retention and retrieval measures
     batch_size: int = 64
     attacks: dict[str, AttackRecipe] = field(default_factory=dict)
-    confidence: float = 0.95
 
 
 @dataclass
