@@ -100,6 +100,7 @@ class GeometryAttack:
         """What this attack is allowed to do."""
         return ThreatModel(
             modality="text",
+            word_edits="synonyms",
             max_change_share=self.max_change_share,
             max_candidates=self.max_candidates,
             min_cosine=self.min_cosine,

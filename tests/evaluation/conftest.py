@@ -62,10 +62,11 @@ class ShiftAttack:
 
     def __init__(self, shift=0.0, epsilon=None, word=None):
         self.shift, self.word = shift, word
-        text = {"max_change_share": 1.0} if word else {}
+        text = {"max_change_share": 1.0, "word_edits": "synonyms"} if word else {}
         modality = "both" if word and shift else "text" if word else "image"
         if modality != "text":
             text["epsilon"] = abs(shift) if epsilon is None else epsilon
+            text["norm"] = "linf"
         self.threat_model = ThreatModel(modality=modality, **text)
 
     def __call__(self, batch, objective):

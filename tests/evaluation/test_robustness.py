@@ -32,7 +32,8 @@ class BatchAttack:
 
 def image_attack(change, epsilon=1.0):
     return BatchAttack(
-        lambda batch: {"pixel_values": change(batch)}, ThreatModel(modality="image", epsilon=epsilon)
+        lambda batch: {"pixel_values": change(batch)},
+        ThreatModel(modality="image", norm="linf", epsilon=epsilon),
     )
 
 
@@ -226,20 +227,21 @@ class TestRefusals:
             self.run(model, rows, collate, attack)
 
     def test_pixels_under_a_text_threat_model(self, model, rows, collate):
-        threat = ThreatModel(modality="text", max_change_share=0.2)
+        threat = ThreatModel(modality="text", word_edits="synonyms", max_change_share=0.2)
         attack = BatchAttack(lambda batch: {"pixel_values": batch["pixel_values"] * 0.9}, threat)
         with pytest.raises(ValueError, match=r"its threat model allows 0\.00000"):
             self.run(model, rows, collate, attack)
 
     def test_text_under_an_image_threat_model(self, model, rows, collate):
         attack = BatchAttack(
-            lambda batch: {"text": ["red"] * len(batch["text"])}, ThreatModel(modality="image", epsilon=0.1)
+            lambda batch: {"text": ["red"] * len(batch["text"])},
+            ThreatModel(modality="image", norm="linf", epsilon=0.1),
         )
         with pytest.raises(ValueError, match="changed the text, but its threat model is on the image only"):
             self.run(model, rows, collate, attack)
 
     def test_labels(self, model, rows, collate):
-        threat = ThreatModel(modality="image", epsilon=0.1)
+        threat = ThreatModel(modality="image", norm="linf", epsilon=0.1)
         attack = BatchAttack(lambda batch: {"labels": 1 - batch["labels"]}, threat)
         with pytest.raises(ValueError, match="changed the labels"):
             self.run(model, rows, collate, attack)
