@@ -1,42 +1,16 @@
-"""Break the attacks on purpose, one line at a time, and check that the tests notice.
+"""Mutants of the attacks; see mutation.py.
 
     python tests/mutate_attacks.py [--jobs 2] [NAME ...]
 
-Every mutant is applied to a temporary copy of the repository, in which the tests of that module run. A mutant
-that survives is a hole in the tests. Exit status: the number of survivors. Pytest does not collect this file. POSIX only:
-mutants run in forks of one process, which imports the slow libraries once for all of them.
+Exit status: the number of survivors.
 """
 
 # ruff: noqa: E501 - one mutant a line
 
-import argparse
-import contextlib
-import io
-import multiprocessing
-import os
-import shutil
 import sys
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 
-import pytest
 import torchattacks  # noqa: F401 - imported before forking, with torch
-from tqdm import tqdm
-from transformers import BertTokenizerFast, PreTrainedTokenizerFast, set_seed  # noqa: F401 - the same
-
-ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """`old`, which occurs once in a file of attacks/, becomes `new`."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-
+from mutation import Mutant, main
 
 MUTANTS = (
     Mutant("PGD is the identity", "pgd.py", "best = torch.where(_per_example(better, clean), adversarial, best)", "pass"),
@@ -108,61 +82,5 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def copy_repository(folder: Path) -> None:
-    """The installed layout: rmcl_hub/<room>, and the tests beside it."""
-    shutil.copytree(ROOT / "src" / "rmcl_hub", folder / "rmcl_hub")
-    for name in ("attacks", "modeling_rmcl"):
-        shutil.copytree(ROOT / name, folder / "rmcl_hub" / name)
-    (folder / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
-    shutil.copytree(ROOT / "tests" / "attacks", folder / "tests" / "attacks")
-
-
-def run(mutant: Mutant) -> str:
-    """The first test that fails on a mutant; empty if none does."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        copy_repository(folder)
-        path = folder / "rmcl_hub" / "attacks" / mutant.file
-        source = path.read_text()
-        if source.count(mutant.old) != 1:
-            raise ValueError(
-                f"{mutant.name}: {mutant.old!r} occurs {source.count(mutant.old)} times, not once."
-            )
-        path.write_text(source.replace(mutant.old, mutant.new))
-        sys.path.insert(0, name)
-        os.chdir(folder)
-        tests = "test_pgd.py" if mutant.file == "pgd.py" else "test_geometry.py"
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            options = ["-x", "-q", "--import-mode=importlib", "-p", "no:cacheprovider"]
-            status = pytest.main([f"tests/attacks/{tests}", *options])
-        os.chdir(ROOT)
-    failures = [line for line in output.getvalue().splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if status != pytest.ExitCode.OK and not failures:
-        raise RuntimeError(f"{mutant.name}: pytest ended with {status!r}: {output.getvalue()[-500:]}")
-    return failures[0].split(" - ")[0].split("::")[-1] if failures else ""
-
-
-def main() -> int:
-    """Run the mutants named on the command line, or all of them, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS if not arguments.names or mutant.name in arguments.names]
-    survivors = 0
-    with multiprocessing.get_context("fork").Pool(arguments.jobs, maxtasksperchild=1) as pool:
-        outcomes = zip(chosen, pool.imap(run, chosen, chunksize=1), strict=True)
-        for mutant, failure in tqdm(outcomes, total=len(chosen), unit="mutant"):
-            survivors += not failure
-            verdict = "killed" if failure else "SURVIVED"
-            tqdm.write(f"{verdict:<9} {mutant.file:<12} {mutant.name:<40} {failure}", file=sys.stdout)
-    sys.stdout.write(f"{len(chosen) - survivors} of {len(chosen)} mutants killed\n")
-    return survivors
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("attacks", MUTANTS, __doc__))
