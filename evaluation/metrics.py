@@ -1,4 +1,5 @@
-"""Metrics of robustness and retrieval as pure functions: arrays or tensors in, one float out.
+"""Metrics of robustness and retrieval as pure functions: arrays or tensors in, one float out (or one number
+per example, where it says so).
 
 Three rates are easily confused, and papers do. All three are in [0, 1]:
 
@@ -12,10 +13,13 @@ They obey `robust_accuracy == clean_accuracy * (1 - attack_success_rate)`, and
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+PIXEL_TOLERANCE = 1e-5  # float32 rounding of normalising and back
 
 
 def _array(values: ArrayLike | Tensor, name: str, ndim: int = 1) -> NDArray:
@@ -133,13 +137,35 @@ def recall_at_k(scores: ArrayLike | Tensor, relevant: ArrayLike | Tensor, k: int
         >>> recall_at_k([[0.9, 0.1, 0.5]], [[False, False, True]], k=2)
         1.0
     """
+    values = _array(scores, "scores", 2)
+    if not 1 <= k <= values.shape[1]:
+        raise ValueError(f"k={k} is outside [1, {values.shape[1]}], the size of the gallery.")
+    return float((best_ranks(values, relevant) <= k).mean())
+
+
+def best_ranks(scores: ArrayLike | Tensor, relevant: ArrayLike | Tensor) -> NDArray[np.int_]:
+    """Rank of every query's best relevant item, from 1: one more than the irrelevant items that score as high
+    or higher.
+
+    Args:
+        scores: Higher is better, shape `(Q, N)`: one row per query, one column per gallery item.
+        relevant: Whether an item is a right answer, bool, shape `(Q, N)`; several per query are allowed.
+
+    Returns:
+        Ranks in [1, N], shape `(Q,)`; relevant items do not push each other down.
+
+    Raises:
+        ValueError: If shapes differ, scores hold NaN or a query has no relevant item.
+
+    Example:
+        >>> best_ranks([[0.9, 0.1, 0.5]], [[False, True, True]]).tolist()
+        [2]
+    """
     values, right = _array(scores, "scores", 2), _array(relevant, "relevant", 2).astype(bool)
     if values.shape != right.shape:
         raise ValueError(
             f"scores have shape {values.shape}, relevant {right.shape}; both must be (queries, gallery)."
         )
-    if not 1 <= k <= values.shape[1]:
-        raise ValueError(f"k={k} is outside [1, {values.shape[1]}], the size of the gallery.")
     if np.isnan(values).any():
         raise ValueError("scores contain NaN; a ranking of NaN is arbitrary. Check the model's outputs.")
     if not right.any(axis=1).all():
@@ -148,8 +174,7 @@ def recall_at_k(scores: ArrayLike | Tensor, relevant: ArrayLike | Tensor, k: int
             f"query {lonely} has no relevant item in the gallery; drop such queries before scoring."
         )
     best_relevant = np.where(right, values, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
-    rank = 1 + (~right & (values >= best_relevant)).sum(axis=1)  # (Q,)
-    return float((rank <= k).mean())
+    return 1 + (~right & (values >= best_relevant)).sum(axis=1)  # (Q,)
 
 
 def vqa_accuracy(predictions: ArrayLike | Tensor, scores: ArrayLike | Tensor) -> float:
@@ -218,3 +243,57 @@ def word_change_rate(clean_texts: Sequence[str], adversarial_texts: Sequence[str
             )
         rates.append(words_changed(clean, adversarial) / len(clean.split()))
     return float(np.mean(rates))
+
+
+def perturbation_norms(
+    clean: Sequence[ArrayLike | Tensor],
+    adversarial: Sequence[ArrayLike | Tensor],
+    norm: Literal["linf", "l2"] = "linf",
+) -> NDArray[np.float64]:
+    """How far an attack moved every example's pixels.
+
+    Args:
+        clean: N pictures with pixels in [0, 1], of any shape (several images of one example count as one).
+        adversarial: The same after the attack.
+        norm: `"linf"`, the largest change of a pixel; `"l2"`, the Euclidean norm of all changes.
+
+    Returns:
+        One norm per example, in [0, 1] pixel units, shape `(N,)`.
+
+    Raises:
+        ValueError: If there are no pictures, lengths or shapes differ, pixels are outside [0, 1], or the norm
+            is unknown.
+
+    Example:
+        >>> perturbation_norms([[[0.5, 0.5]]], [[[0.2, 0.9]]], norm="l2").round(4).tolist()
+        [0.5]
+    """
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm is {norm!r}; expected 'linf' or 'l2'.")
+    if len(clean) == 0 or len(clean) != len(adversarial):
+        raise ValueError(
+            f"got {len(clean)} clean and {len(adversarial)} adversarial pictures; pass the same, at least "
+            "one."
+        )
+    norms = []
+    for before, after in zip(clean, adversarial, strict=True):
+        if np.shape(before) != np.shape(after):
+            raise ValueError(
+                f"picture {len(norms)} has shape {np.shape(before)} before and {np.shape(after)} after the "
+                "attack; compare what the model saw, before any further resizing."
+            )
+        change = _pixels(after) - _pixels(before)
+        norms.append(np.abs(change).max() if norm == "linf" else np.linalg.norm(change))
+    return np.array(norms)
+
+
+def _pixels(picture: ArrayLike | Tensor) -> NDArray[np.float64]:
+    values = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else np.asarray(picture)
+    values = values.astype(np.float64).ravel()
+    if len(values) == 0 or not (values.min() >= -PIXEL_TOLERANCE and values.max() <= 1 + PIXEL_TOLERANCE):
+        raise ValueError(
+            "pixels must lie in [0, 1]"
+            + (f", got [{values.min():.4g}, {values.max():.4g}]" if len(values) else ", got none")
+            + "; undo the normalisation (x * image_std + image_mean) or divide grey levels by 255."
+        )
+    return values

@@ -61,6 +61,12 @@ class RMCLViltPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
             init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
 
+    def embed_image(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Image tokens `(batch, tokens, hidden)` and their mask: the `image_embeds` and `pixel_mask` of any
+        number of pairs with these images.
+        """
+        return self.base_model.embeddings.embed_image(pixel_values, pixel_mask)
+
 
 class RMCLViltModel(RMCLViltPreTrainedModel):
     """Single-stream transformer over word and patch tokens.
