@@ -2,20 +2,30 @@
 
 from .base import Attack, AttackResult, JointObjective, frozen, select_rows
 from .geometry import GeometryAttack
-from .joint import IndependentAttack
+from .invisible_characters import InvisibleCharacters
+from .joint import AlternatingAttack, CoAttack, IndependentAttack, SetGuidedAttack
 from .pgd import PGD
 from .synonyms import SynonymTable
 from .threat_model import ThreatModel
+from .typos import Typos
+from .word_swap import ExhaustiveWordSwap, WordSwapAttack
 
 __all__ = [
     "PGD",
+    "AlternatingAttack",
     "Attack",
     "AttackResult",
+    "CoAttack",
+    "ExhaustiveWordSwap",
     "GeometryAttack",
     "IndependentAttack",
+    "InvisibleCharacters",
     "JointObjective",
+    "SetGuidedAttack",
     "SynonymTable",
     "ThreatModel",
+    "Typos",
+    "WordSwapAttack",
     "frozen",
     "select_rows",
 ]

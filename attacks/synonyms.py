@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from .threat_model import WordEdits
 
 _SLICE = 256  # words compared with all others at once: 65,000 words take 67 MB
 
@@ -41,6 +43,8 @@ class SynonymTable:
     Args:
         entries: Lower-case word to its substitutes `(word, cosine)`.
     """
+
+    kind: WordEdits = "synonyms"
 
     def __init__(self, entries: Mapping[str, Candidates]) -> None:
         self._entries = {
@@ -102,7 +106,7 @@ class SynonymTable:
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with the content."""
         canonical: Any = json.dumps(self._entries, sort_keys=True)

@@ -1,0 +1,343 @@
+"""What every attack on words shares: which words of a text may change, into what, and what that costs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .base import AttackResult, Batch, JointObjective, Objective, check_losses, select_rows
+from .synonyms import STOP_WORDS, match_case
+from .threat_model import Access, ThreatModel, WordEdits
+from .word_edits import Edit, Sentence, Variant, Word
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Substitutes(Protocol):
+    """What may stand in place of a word: synonyms, misspellings, or look-alikes."""
+
+    @property
+    def kind(self) -> WordEdits:
+        """What the threat model calls these substitutes."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that change with the substitutes."""
+        ...
+
+    def candidates(self, word: str) -> list[tuple[str, float]]:
+        """Substitutes of a word as it is written, with their cosine to it in [-1, 1], best first."""
+        ...
+
+
+class WordAttack:
+    """Base of the attacks on words: their options, and the threat model that follows from them.
+
+    The attacks work on strings. Casing and punctuation around a word stay; the adversarial string is
+    tokenised again, and only substitutes that leave the tokens of all other words alone, and change those of
+    the word, are tried. Words that truncation hides, parts of hyphenated words and contractions are left out;
+    so are, among synonyms, stop words and substitutes that the tokenizer cannot spell.
+
+    Budget: at most `max_changed_words`, and at most `max_change_share` of the visible words, rounded down,
+    but one word where the text has at least two that may be attacked: otherwise captions of up to four words,
+    common in practice, could never be attacked. Under a share, a text with a single such word stays as it is
+    unless it is long enough: its one substitution would replace all of it. Never more than
+    `ThreatModel.word_budget`.
+
+    Args:
+        tokenizer: A fast tokenizer, the one that made `input_ids`.
+        substitutes: Where substitutes come from.
+        max_candidates: Most substitutes tried per word.
+        min_cosine: Substitutes below this cosine to the word, in the table's space, are not tried.
+        max_change_share: Budget, a share of the words of a text, in [0, 1], or None.
+        max_changed_words: Budget, a number of words, or None.
+        max_length: Truncation length that made `input_ids`, in tokens with the special ones.
+        candidate_batch_size: Most sentences scored in one forward; bounds the memory, not the result.
+
+    Raises:
+        ValueError: If an argument is out of range, both budgets are None, or the tokenizer cannot map tokens
+            to words.
+    """
+
+    access: Access = "white-box"
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        substitutes: Substitutes,
+        max_candidates: int,
+        min_cosine: float,
+        max_change_share: float | None,
+        max_changed_words: int | None,
+        max_length: int,
+        candidate_batch_size: int,
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} cannot map tokens to words; load it with use_fast=True."
+            )
+        for name, value in (
+            ("max_candidates", max_candidates),
+            ("candidate_batch_size", candidate_batch_size),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1.")
+        if max_change_share is not None and not 0.0 <= max_change_share <= 1.0:
+            raise ValueError(
+                f"max_change_share is {max_change_share}; expected a share of the words, in [0, 1]."
+            )
+        if not -1.0 <= min_cosine <= 1.0:
+            raise ValueError(f"min_cosine is {min_cosine}; expected a cosine, in [-1, 1].")
+        self.tokenizer = tokenizer
+        self.substitutes = substitutes
+        self.max_candidates = max_candidates
+        self.min_cosine = min_cosine
+        self.max_change_share = max_change_share
+        self.max_changed_words = max_changed_words
+        self.max_length = max_length
+        self.candidate_batch_size = candidate_batch_size
+        _ = self.threat_model  # refuses what no attacker may do
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """What this attack is allowed to do."""
+        return ThreatModel(
+            modality="text",
+            word_edits=self.substitutes.kind,
+            max_change_share=self.max_change_share,
+            max_changed_words=self.max_changed_words,
+            max_candidates=self.max_candidates,
+            # Only a table of synonyms has a space in which words are near each other.
+            min_cosine=self.min_cosine if self.substitutes.kind == "synonyms" else None,
+            synonyms=self.substitutes.digest,
+            access=self.access,
+        )
+
+    def substitutes_of(self, word: str) -> list[str]:
+        """Up to `max_candidates` substitutes for a word as it is written, best cosine first."""
+        candidates = [
+            candidate for candidate, cosine in self.substitutes.candidates(word) if cosine >= self.min_cosine
+        ]
+        chosen = candidates[: self.max_candidates]
+        if self.substitutes.kind == "synonyms":
+            return [match_case(candidate, word) for candidate in chosen]
+        return chosen
+
+
+@dataclass
+class Trial:
+    """One sentence and what it may become."""
+
+    sentence: Sentence
+    variants: list[Variant]
+
+
+class WordSearch:
+    """A word attack, and an objective, on the rows of one batch; counts the rows that pass the encoder.
+
+    Raises:
+        ValueError: If the texts are missing or `input_ids` is not their encoding.
+    """
+
+    def __init__(self, attack: WordAttack, batch: Batch, objective: Objective) -> None:
+        self.attack = attack
+        self.tokenizer = attack.tokenizer
+        self.batch = batch
+        self.objective = objective
+        self.forwards = self.backwards = 0
+        self._check_encoding()
+        threat_model = attack.threat_model
+        self.sentences = [self._open(row, text, threat_model) for row, text in enumerate(batch["text"])]
+
+    def _open(self, row: int, text: str, threat_model: ThreatModel) -> Sentence:
+        """Find the words of a text that may be attacked, and how many of them."""
+        words, ids = self._locate_words(text)
+        clean = Variant(text, ids, ())
+        sentence = Sentence(row, clean, words, budget=0, untried=set(), now=clean)
+        synonyms = self.attack.substitutes.kind == "synonyms"
+        content = [
+            index
+            for index in range(len(words))
+            if not synonyms or sentence.spelling(index).lower() not in STOP_WORDS
+        ]
+        budget, share = threat_model.word_budget(text), self.attack.max_change_share
+        if share is not None:
+            allowed = int(share * len(words) + 1e-9)  # 0.1 * 30 must not fall short of 3
+            if share > 0 and len(content) >= 2:
+                allowed = max(allowed, 1)
+            budget = min(budget, allowed)
+        sentence.budget = budget
+        if budget:
+            sentence.untried = {
+                index
+                for index in content
+                if words[index].whole and self.attack.substitutes_of(sentence.spelling(index))
+            }
+        return sentence
+
+    def encode(self, texts: list[str]) -> dict[str, Any]:
+        """Text fields of a batch, padded to the longest text."""
+        encoding = self.tokenizer(
+            texts, truncation=True, max_length=self.attack.max_length, padding=True, return_tensors="pt"
+        )
+        device = self.batch["input_ids"].device
+        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in self.batch]
+        return {"text": texts, **{name: encoding[name].to(device) for name in names}}
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, truncated, not padded."""
+        return self.tokenizer(texts, truncation=True, max_length=self.attack.max_length)["input_ids"]
+
+    def rows(self, rows: Sequence[int], texts: list[str]) -> dict[str, Any]:
+        """Those rows of the batch with other texts."""
+        return {**select_rows(self.batch, rows), **self.encode(texts)}
+
+    def variants(self, sentence: Sentence, index: int) -> list[Variant]:
+        """The text as it stands with each substitute of one word, where only that word's tokens differ."""
+        word, head = sentence.words[index], sentence.first_token(sentence.words[index])
+        substitutes = self.attack.substitutes_of(sentence.spelling(index))
+        drafts = [
+            sentence.write((*sentence.now.edits, Edit(word, substitute, ()))) for substitute in substitutes
+        ]
+        kept = []
+        for draft, ids in zip(drafts, self.token_ids([draft.text for draft in drafts]), strict=True):
+            tail = len(draft.ids) - head
+            middle = ids[head : len(ids) - tail]
+            rest_unchanged = ids[:head] + ids[len(ids) - tail :] == draft.ids
+            # A misspelling may well be unknown to the tokenizer: that is its point.
+            spelled = self.attack.substitutes.kind != "synonyms" or self.tokenizer.unk_token_id not in middle
+            if middle and rest_unchanged and spelled and ids != sentence.now.ids:
+                edit = Edit(word, draft.edits[-1].substitute, tuple(middle))
+                kept.append(Variant(draft.text, ids, (*sentence.now.edits, edit)))
+        return kept
+
+    def next_trial(self, sentence: Sentence) -> Trial | None:
+        """The most influential word that was not tried before, with the texts its substitutes give."""
+        while sentence.untried:
+            # The first of equals, so that the order is defined.
+            index = max(sentence.untried, key=lambda index: (sentence.influence[index], -index))
+            sentence.untried.remove(index)
+            if variants := self.variants(sentence, index):
+                return Trial(sentence, variants)
+        return None
+
+    def evaluate(self, function: Callable[[Batch], Tensor], rows: list[int], texts: list[str]) -> Tensor:
+        """What the encoder gives for rows with other texts, shape `(len(rows), ...)`."""
+        parts, chunk = [], self.attack.candidate_batch_size
+        with torch.no_grad():
+            for first in range(0, len(rows), chunk):
+                batch = self.rows(rows[first : first + chunk], texts[first : first + chunk])
+                parts.append(function(batch))
+        self.forwards += len(rows)
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def losses(self, rows: list[int], texts: list[str]) -> Tensor:
+        """Loss of rows with other texts, shape `(len(rows),)`."""
+        return self.evaluate(
+            lambda batch: check_losses(self.objective(batch), len(batch["text"])), rows, texts
+        )
+
+    def score(self, sentences: list[Sentence]) -> None:
+        """Loss of texts as they stand."""
+        rows, texts = [sentence.row for sentence in sentences], [sentence.now.text for sentence in sentences]
+        for sentence, loss in zip(sentences, self.losses(rows, texts), strict=True):
+            sentence.loss = loss
+
+    def accept_best(self, trials: list[Trial]) -> None:
+        """Give each sentence its variant of largest loss, if that is above the loss it has."""
+        rows = [trial.sentence.row for trial in trials for _ in trial.variants]
+        texts = [variant.text for trial in trials for variant in trial.variants]
+        losses = self.losses(rows, texts).split([len(trial.variants) for trial in trials])
+        for trial, of_variants in zip(trials, losses, strict=True):
+            best = int(of_variants.masked_fill(of_variants.isnan(), -torch.inf).argmax())
+            if of_variants[best] > trial.sentence.loss:
+                trial.sentence.accept(trial.variants[best], of_variants[best])
+
+    def differentiate(self, sentences: list[Sentence]) -> None:
+        """Loss, embedding, and the gradients with respect to the embedding and to every untried word."""
+        if not isinstance(self.objective, JointObjective):
+            raise TypeError(
+                f"{type(self.attack).__name__} needs a JointObjective, got {type(self.objective).__name__}."
+            )
+        if not sentences:
+            return
+        batch = self.rows(
+            [sentence.row for sentence in sentences], [sentence.now.text for sentence in sentences]
+        )
+        with torch.no_grad():
+            vectors = self.objective.word_embeddings(batch["input_ids"])  # (rows, length, hidden)
+        with torch.enable_grad():
+            vectors = vectors.detach().requires_grad_()
+            encoder_batch = {name: values for name, values in batch.items() if name != "input_ids"}
+            embeddings = self.objective.embed({**encoder_batch, "inputs_embeds": vectors})
+            losses = check_losses(self.objective.loss(embeddings, batch), len(sentences))
+            if not losses.requires_grad:
+                raise ValueError(
+                    "The objective's loss does not depend on inputs_embeds through gradients; "
+                    "remove torch.no_grad() or detach() from it."
+                )
+            directions, gradients = torch.autograd.grad(losses.sum(), (embeddings, vectors))
+        self.forwards += len(sentences)
+        self.backwards += len(sentences)
+        gradients = gradients.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu()
+        for row, sentence in enumerate(sentences):
+            sentence.loss = losses[row].detach()
+            sentence.embedding, sentence.direction = embeddings[row].detach(), directions[row]
+            for index in sentence.untried:
+                word = sentence.words[index]
+                first = sentence.first_token(word)
+                pieces = gradients[row, first : first + word.last + 1 - word.first]  # (pieces, hidden)
+                sentence.influence[index] = pieces.mean(dim=0).norm().item()
+            sentence.stale = False
+
+    def result(self, loss_before: Tensor) -> AttackResult:
+        """The batch with the texts as they stand."""
+        loss_after = torch.stack([sentence.loss for sentence in self.sentences])
+        adversarial = {**self.batch, **self.encode([sentence.now.text for sentence in self.sentences])}
+        return AttackResult(adversarial, loss_before, loss_after, self.forwards, self.backwards)
+
+    def _locate_words(self, text: str) -> tuple[list[Word], list[int]]:
+        """The visible words of a text, and its token ids."""
+        encoding = self.tokenizer(
+            text, truncation=True, max_length=self.attack.max_length, return_offsets_mapping=True
+        )
+        tokens: dict[int, list[int]] = {}
+        for position, word_id in enumerate(encoding.word_ids()):
+            if word_id is not None:
+                tokens.setdefault(word_id, []).append(position)
+        words = []
+        for positions in tokens.values():
+            start, end = (
+                encoding["offset_mapping"][positions[0]][0],
+                encoding["offset_mapping"][positions[-1]][1],
+            )
+            neighbours = text[start - 1 : start] + text[end : end + 1]
+            joined = any(character.isalnum() or character in _JOINERS for character in neighbours)
+            if any(character.isalnum() for character in text[start:end]):
+                whole = text[start:end].isalpha() and not joined
+                words.append(Word(start, end, positions[0], positions[-1], whole))
+        return words, encoding["input_ids"]
+
+    def _check_encoding(self) -> None:
+        if missing := [name for name in ("text", "input_ids", "attention_mask") if name not in self.batch]:
+            raise ValueError(
+                f"{type(self.attack).__name__} needs {', '.join(missing)} in the batch, which has "
+                f"{sorted(self.batch)}."
+            )
+        ids, mask = self.batch["input_ids"], self.batch["attention_mask"]
+        for row, (text, expected) in enumerate(
+            zip(self.batch["text"], self.token_ids(list(self.batch["text"])), strict=True)
+        ):
+            if ids[row][mask[row] != 0].tolist() != expected:
+                raise ValueError(
+                    f"input_ids of row {row} are not the encoding of its text {text!r} "
+                    f"(max_length={self.attack.max_length}); give the attack the tokenizer and max_length "
+                    "that made them."
+                )
+
+
+_JOINERS = "'\u2019-_"  # apostrophes, hyphen, underscore: "don't", "T-shirt" are one word to a reader
