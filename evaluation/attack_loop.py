@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -17,8 +17,8 @@ from rmcl_hub.attacks.threat_model import ThreatModel
 from .metrics import words_changed
 from .outcomes import AttackCost, AttackNumbers, Outcome, summarise
 from .pictures import AttackedPair, picture_pair
+from .victims import Victim
 
-IMAGE_MEAN, IMAGE_STD = 0.5, 0.5  # ViLT's normalisation of `pixel_values`
 DETERMINISM_TOLERANCE = 1e-4  # AutoAttack's rule for randomised models
 PIXEL_TOLERANCE = 1e-5  # float32 rounding of normalising and back
 
@@ -56,6 +56,8 @@ class Decision:
 
 
 Decide = Callable[[Tensor, Batch], Decision]
+Keep = Callable[[str, list[Outcome], Batch], None]
+"""(name of the union, its outcomes, their `pixel_values` and `text`) of one batch."""
 
 
 @dataclass
@@ -74,58 +76,67 @@ class RobustnessResult:
 
 
 def attack_examples(
-    model: nn.Module,
+    victim: Victim,
     dataset: Any,
     collate: Collate,
     attacks: Mapping[str, Attack],
-    objective: JointObjective,
+    objectives: Mapping[str, JointObjective],
     decide: Decide,
     *,
     batch_size: int,
     unions: Mapping[str, Sequence[str]],
     columns: Columns,
     num_pairs: int = 0,
+    keep: Keep | None = None,
 ) -> RobustnessResult:
-    """Run every attack on every example; see `robustness.evaluate_robustness` for the arguments in common.
+    """Run every attack on every example; see `task_attack.attack_task` for the arguments in common.
 
     The model is in eval mode and its parameters are constants meanwhile; both are put back.
 
     Args:
-        model: Owner of the parameters behind `objective`.
+        victim: The model behind the objectives.
         dataset: Rows with `columns`.
         collate: From rows to a batch.
         attacks: Name to attack.
-        objective: What the attacks maximise; its batches carry `example_index` `(B,)`, the position in the
-            data set.
-        decide: From joint embedding and batch to what the model says.
+        objectives: What each attack maximises. Batches carry `example_index` `(B,)`, the position in the data
+            set, and `clean_embedding` `(B, D)`.
+        decide: From embedding and batch to what the model says.
         batch_size: Examples per batch.
         unions: Name to the names of attacks whose worst outcome it takes.
         columns: Where rows keep id, cluster and question type.
         num_pairs: How many attacked pairs per attack to keep as pictures.
+        keep: Called for every batch and union with the worst attacked examples, to store them.
 
     Raises:
-        ValueError: As in `robustness.evaluate_robustness`.
+        ValueError: As in `task_attack.attack_task`.
     """
     _check_unions(attacks, unions)
     result = RobustnessResult()
     work: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     seen = 0
-    with frozen(model), tqdm(total=_length(dataset), desc="attack", unit="example") as progress:
-        for rows, batch in batches(model, dataset, collate, batch_size):
-            clean = _decide(objective, decide, batch)
+    with frozen(victim.module), tqdm(total=_length(dataset), desc="attack", unit="example") as progress:
+        for rows, batch in batches(victim, dataset, collate, batch_size):
+            clean = _decide(victim, decide, batch)
             if seen == 0:
-                _check_deterministic(objective, batch)
+                _check_deterministic(victim, batch)
+            attacked: dict[str, Batch] = {}
+            outcomes: dict[str, list[Outcome]] = {}
             for name, attack in attacks.items():
                 started = time.perf_counter()
-                attacked = attack(batch, objective)
-                spent = (attacked.forwards, attacked.backwards, time.perf_counter() - started)
+                found = attack(batch, objectives[name])
+                spent = (found.forwards, found.backwards, time.perf_counter() - started)
                 work[name] = [total + new for total, new in zip(work[name], spent, strict=True)]
-                _check_valid(name, attack.threat_model, batch, attacked.batch)
-                adversarial = _decide(objective, decide, attacked.batch)
-                outcomes = _outcomes(name, rows, columns, batch, attacked.batch, clean, adversarial)
-                result.outcomes += outcomes
+                _check_valid(name, attack.threat_model, victim, batch, found.batch)
+                attacked[name] = found.batch
+                outcomes[name] = _outcomes(name, rows, columns, victim, batch, found.batch, clean, decide)
                 kept = sum(pair["attack"] == name for pair in result.pairs)
-                result.pairs += _pairs(outcomes, batch, attacked.batch, num_pairs - kept)
+                result.pairs += _pairs(victim, outcomes[name], batch, found.batch, num_pairs - kept)
+            for name, members in unions.items():
+                worst = [_worst([outcomes[member][row] for member in members]) for row in range(len(rows))]
+                outcomes[name] = [replace(row, attack=name, found_by=row.attack) for row in worst]
+                if keep is not None:
+                    keep(name, outcomes[name], _rows_of(attacked, [row.attack for row in worst]))
+            result.outcomes += [row for group in outcomes.values() for row in group]
             seen += len(rows)
             progress.update(len(rows))
     _check_unique(result.outcomes)
@@ -133,8 +144,28 @@ def attack_examples(
         raise ValueError("the data set is empty; robustness of no example is undefined. Check the filters.")
     result.cost = {name: AttackCost(*(total / seen for total in totals)) for name, totals in work.items()}
     for name, members in unions.items():
-        _add_union(result, name, members)
+        result.cost[name] = _sum([result.cost[member] for member in members])
     return result
+
+
+def _worst(rows: Sequence[Outcome]) -> Outcome:
+    """Wrong beats right, then wrong at 8 bits, then the higher loss."""
+    return max(rows, key=lambda row: (not row.adversarial_correct, not row.correct_8bit, row.loss_after))
+
+
+def _rows_of(attacked: Mapping[str, Batch], chosen: Sequence[str]) -> Batch:
+    """Row i of the batch of `chosen[i]`: pixels and texts."""
+    pixels = torch.stack([attacked[name]["pixel_values"][row] for row, name in enumerate(chosen)])
+    texts = [attacked[name]["text"][row] for row, name in enumerate(chosen)]
+    return {"pixel_values": pixels, "text": texts}
+
+
+def _sum(costs: Sequence[AttackCost]) -> AttackCost:
+    return AttackCost(
+        forwards=sum(cost.forwards for cost in costs),
+        backwards=sum(cost.backwards for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
+    )
 
 
 def _check_unique(outcomes: list[Outcome]) -> None:
@@ -154,15 +185,14 @@ def _length(dataset: Any) -> int | None:
         return None
 
 
-def batches(
-    model: nn.Module, dataset: Any, collate: Collate, batch_size: int
-) -> Iterator[tuple[Rows, Batch]]:
-    """Rows and their batch on the model's device, with the running `example_index` `(B,)` added."""
-    device = next(model.parameters()).device
+def batches(victim: Victim, dataset: Any, collate: Collate, batch_size: int) -> Iterator[tuple[Rows, Batch]]:
+    """Rows and their batch on the model's device, with the running `example_index` `(B,)` and the
+    `clean_embedding` `(B, D)` added.
+    """
     start = 0
     for rows in DataLoader(dataset, batch_size=batch_size, collate_fn=list):
         batch = {
-            name: value.to(device) if isinstance(value, Tensor) else value
+            name: value.to(victim.device) if isinstance(value, Tensor) else value
             for name, value in collate(rows).items()
         }
         if len(batch["text"]) != len(rows):
@@ -170,20 +200,21 @@ def batches(
                 f"collate made {len(batch['text'])} examples of {len(rows)} rows; in an evaluation every "
                 "row counts, once."
             )
-        batch["example_index"] = torch.arange(start, start + len(rows), device=device)
+        batch["example_index"] = torch.arange(start, start + len(rows), device=victim.device)
+        with torch.no_grad():
+            batch["clean_embedding"] = victim.embed(batch)
         start += len(rows)
         yield rows, batch
 
 
 @torch.no_grad()
-def _decide(objective: JointObjective, decide: Decide, batch: Batch) -> Decision:
-    return decide(objective.embed(batch), batch)
+def _decide(victim: Victim, decide: Decide, batch: Batch) -> Decision:
+    return decide(victim.embed(batch), batch)
 
 
 @torch.no_grad()
-def _check_deterministic(objective: JointObjective, batch: Batch) -> None:
-    first, second = objective.embed(batch), objective.embed(batch)
-    difference = (first - second).abs().max().item()
+def _check_deterministic(victim: Victim, batch: Batch) -> None:
+    difference = (victim.embed(batch) - batch["clean_embedding"]).abs().max().item()
     if not difference <= DETERMINISM_TOLERANCE:  # also catches NaN
         raise ValueError(
             f"the model's joint representation of the same batch differs by {difference:.2g} between two "
@@ -193,56 +224,99 @@ def _check_deterministic(objective: JointObjective, batch: Batch) -> None:
         )
 
 
-def _check_valid(name: str, threat_model: ThreatModel, clean: Batch, attacked: Batch) -> None:
+def _check_valid(name: str, threat_model: ThreatModel, victim: Victim, clean: Batch, attacked: Batch) -> None:
     """Refuse a batch outside the declared threat model: the constraint is recomputed, the attack is not
     trusted.
     """
-    pixels = attacked["pixel_values"] * IMAGE_STD + IMAGE_MEAN
+    _check_pixels(name, threat_model, victim, clean, attacked)
+    if threat_model.modality == "image" and attacked["text"] != clean["text"]:
+        raise ValueError(f"attack {name!r} changed the text, but its threat model is on the image only.")
+    for before, after in zip(clean["text"], attacked["text"], strict=True):
+        changed, budget = words_changed(before, after), threat_model.word_budget(before)
+        if changed > budget:
+            raise ValueError(
+                f"attack {name!r} changed {changed} words of {before!r} (to {after!r}), its threat model "
+                f"allows {budget}."
+            )
+    if "labels" in clean and not torch.equal(attacked["labels"], clean["labels"]):
+        raise ValueError(f"attack {name!r} changed the labels; it may only change pixels and words.")
+
+
+def _check_pixels(
+    name: str, threat_model: ThreatModel, victim: Victim, clean: Batch, attacked: Batch
+) -> None:
+    pixels = to_unit_range(victim, attacked["pixel_values"])
     if not torch.isfinite(pixels).all():
         raise ValueError(f"attack {name!r} returned NaN or infinite pixels; its result cannot be scored.")
-    low, high = pixels.min().item(), pixels.max().item()
+    padding = (clean["pixel_mask"] == 0).unsqueeze(-3)  # (B, [2,] 1, H, W)
+    if ((attacked["pixel_values"] != clean["pixel_values"]) & padding).any():
+        raise ValueError(f"attack {name!r} changed padding pixels; only pixels with pixel_mask == 1 exist.")
+    real = pixels[~padding.expand_as(pixels)]
+    low, high = real.min().item(), real.max().item()
     if low < -PIXEL_TOLERANCE or high > 1 + PIXEL_TOLERANCE:
         raise ValueError(
             f"attack {name!r} returned pixels in [{low:.4f}, {high:.4f}]; a picture has pixels in [0, 1]. "
             "Clamp inside the attack, before normalising."
         )
-    largest = _pixel_change(clean, attacked).max().item()
+    largest = pixel_change(victim, clean, attacked, threat_model.norm or "linf").max().item()
     epsilon = threat_model.epsilon or 0.0
-    if largest > epsilon + PIXEL_TOLERANCE:
+    if largest > epsilon * (1 + PIXEL_TOLERANCE) + PIXEL_TOLERANCE:
         raise ValueError(
-            f"attack {name!r} changed a pixel by {largest:.5f}, its threat model allows {epsilon:.5f}, both "
-            "on the [0, 1] scale; an epsilon applied to normalised pixels would be twice as large."
+            f"attack {name!r} changed a picture by {largest:.5f} ({threat_model.norm}), its threat model "
+            f"allows {epsilon:.5f}, both for pixels in [0, 1]; an epsilon applied to normalised pixels would "
+            f"be {1 / min(_channels(victim.image_std)):.3g} times as large."
         )
-    padding = (clean["pixel_mask"] == 0).unsqueeze(-3)  # (B, [2,] 1, H, W)
-    if ((attacked["pixel_values"] != clean["pixel_values"]) & padding).any():
-        raise ValueError(f"attack {name!r} changed padding pixels; only pixels with pixel_mask == 1 exist.")
-    if threat_model.modality == "image" and attacked["text"] != clean["text"]:
-        raise ValueError(f"attack {name!r} changed the text, but its threat model is on the image only.")
-    if "labels" in clean and not torch.equal(attacked["labels"], clean["labels"]):
-        raise ValueError(f"attack {name!r} changed the labels; it may only change pixels and words.")
 
 
-def _pixel_change(clean: Batch, attacked: Batch) -> Tensor:
-    """Largest change of a pixel per example on the [0, 1] scale, shape `(B,)`."""
-    return (attacked["pixel_values"] - clean["pixel_values"]).abs().flatten(1).amax(dim=1) * IMAGE_STD
+def _channels(value: float | Sequence[float]) -> list[float]:
+    return [value] if isinstance(value, float | int) else list(value)
+
+
+def _per_channel(value: float | Sequence[float], pixels: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=pixels.dtype, device=pixels.device).reshape(-1, 1, 1)
+
+
+def to_unit_range(victim: Victim, pixel_values: Tensor) -> Tensor:
+    """Normalised `pixel_values` as pixels in [0, 1]."""
+    mean, std = (_per_channel(value, pixel_values) for value in (victim.image_mean, victim.image_std))
+    return pixel_values * std + mean
+
+
+def pixel_change(victim: Victim, clean: Batch, attacked: Batch, norm: str = "linf") -> Tensor:
+    """Norm of the change of the pixels of each example on the [0, 1] scale, shape `(B,)`."""
+    delta = attacked["pixel_values"] - clean["pixel_values"]
+    delta = (delta * _per_channel(victim.image_std, delta)).flatten(1)  # (B, all pixels)
+    return delta.abs().amax(dim=1) if norm == "linf" else torch.linalg.vector_norm(delta, dim=1)
+
+
+def at_8_bits(victim: Victim, batch: Batch) -> Batch:
+    """The batch with its real pixels rounded to 256 levels, as in a stored picture."""
+    pixels = batch["pixel_values"]
+    mean, std = (_per_channel(value, pixels) for value in (victim.image_mean, victim.image_std))
+    rounded = ((255 * (pixels * std + mean)).round() / 255 - mean) / std
+    return {**batch, "pixel_values": torch.where((batch["pixel_mask"] != 0).unsqueeze(-3), rounded, pixels)}
 
 
 def _outcomes(
     name: str,
     rows: Rows,
     columns: Columns,
+    victim: Victim,
     batch: Batch,
     attacked: Batch,
     clean: Decision,
-    adversarial: Decision,
+    decide: Decide,
 ) -> list[Outcome]:
-    delta = _pixel_change(batch, attacked)
+    adversarial = _decide(victim, decide, attacked)
+    rounded = _decide(victim, decide, at_8_bits(victim, attacked))
+    linf, l2 = (pixel_change(victim, batch, attacked, norm) for norm in ("linf", "l2"))
     return [
         Outcome(
             id=str(row[columns.id]),
             cluster=str(row[columns.cluster]),
             question_type=str(row[columns.question_type]) if columns.question_type else "all",
             attack=name,
+            found_by=name,
             label=int(clean.label[i]),
             clean_prediction=int(clean.prediction[i]),
             adversarial_prediction=int(adversarial.prediction[i]),
@@ -250,7 +324,9 @@ def _outcomes(
             adversarial_correct=bool(adversarial.correct[i]),
             loss_before=float(clean.loss[i]),
             loss_after=float(adversarial.loss[i]),
-            delta_linf=float(delta[i]),
+            correct_8bit=bool(rounded.correct[i]),
+            delta_linf=float(linf[i]),
+            delta_l2=float(l2[i]),
             words_changed=words_changed(batch["text"][i], attacked["text"][i]),
             num_words=len(batch["text"][i].split()),
             text=batch["text"][i],
@@ -260,14 +336,14 @@ def _outcomes(
     ]
 
 
-def _pairs(outcomes: list[Outcome], batch: Batch, attacked: Batch, limit: int) -> list[AttackedPair]:
+def _pairs(
+    victim: Victim, outcomes: list[Outcome], batch: Batch, attacked: Batch, limit: int
+) -> list[AttackedPair]:
     chosen = [i for i, row in enumerate(outcomes) if row.clean_correct][: max(limit, 0)]
-    return [
-        picture_pair(
-            outcomes[i], batch["pixel_values"][i], attacked["pixel_values"][i], batch["pixel_mask"][i]
-        )
-        for i in chosen
-    ]
+    before, after = (
+        to_unit_range(victim, pixels) for pixels in (batch["pixel_values"], attacked["pixel_values"])
+    )
+    return [picture_pair(outcomes[i], before[i], after[i], batch["pixel_mask"][i]) for i in chosen]
 
 
 def _check_unions(attacks: Mapping[str, Attack], unions: Mapping[str, Sequence[str]]) -> None:
@@ -282,21 +358,3 @@ def _check_unions(attacks: Mapping[str, Attack], unions: Mapping[str, Sequence[s
                 f"union {name!r} of {list(members)} must have its own name and list known attacks; known: "
                 f"{sorted(attacks)}."
             )
-
-
-def _add_union(result: RobustnessResult, name: str, members: Sequence[str]) -> None:
-    """Per example the worst outcome of the members: wrong beats right, then the higher loss."""
-    by_example: dict[str, list[Outcome]] = defaultdict(list)
-    for row in result.outcomes:
-        if row.attack in members:
-            by_example[row.id].append(row)
-    result.outcomes += [
-        replace(max(rows, key=lambda row: (not row.adversarial_correct, row.loss_after)), attack=name)
-        for rows in by_example.values()
-    ]
-    costs = [result.cost[member] for member in members]
-    result.cost[name] = AttackCost(
-        forwards=sum(cost.forwards for cost in costs),
-        backwards=sum(cost.backwards for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
-    )

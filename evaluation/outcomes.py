@@ -26,7 +26,8 @@ class Outcome:
         id: Of the example, unique within the evaluation.
         cluster: Concept or picture that examples share; resampled as a whole.
         question_type: Stratum of the task.
-        attack: Name of the attack.
+        attack: Name of the attack, or of the union of attacks.
+        found_by: Name of the attack; of a union, the member whose outcome is the worst.
         label: Index of the right answer.
         clean_prediction: Index of the predicted answer before the attack.
         adversarial_prediction: The same under attack.
@@ -34,7 +35,10 @@ class Outcome:
         adversarial_correct: Whether the adversarial one is.
         loss_before: Objective of the attack on the clean example.
         loss_after: The same on the attacked one; both recomputed here, not taken from the attack.
+        correct_8bit: Whether the prediction is right when the attacked pixels are rounded to 256 levels, as a
+            stored picture is.
         delta_linf: Largest change of a pixel on the [0, 1] scale, recomputed from the two tensors.
+        delta_l2: L2 norm of the change of all pixels on the same scale.
         words_changed: Word edits between the two texts.
         num_words: Words of the clean text.
         text: The clean text.
@@ -45,6 +49,7 @@ class Outcome:
     cluster: str
     question_type: str
     attack: str
+    found_by: str
     label: int
     clean_prediction: int
     adversarial_prediction: int
@@ -52,7 +57,9 @@ class Outcome:
     adversarial_correct: bool
     loss_before: float
     loss_after: float
+    correct_8bit: bool
     delta_linf: float
+    delta_l2: float
     words_changed: int
     num_words: int
     text: str
@@ -85,10 +92,12 @@ class AttackNumbers(TypedDict):
 
     clean_accuracy: Rate
     robust_accuracy: Rate
+    robust_accuracy_8bit: Rate
     attack_success_rate: Rate
     flip_rate: Rate
     word_change_rate: float
     max_delta_linf: float
+    max_delta_l2: float
     mean_loss_before: float
     mean_loss_after: float
 
@@ -150,6 +159,7 @@ def _numbers(pooled: list[tuple[int, Outcome]]) -> AttackNumbers:
     runs, rows = np.array([run for run, _ in pooled]), [row for _, row in pooled]
     correct = correctness(rows)
     flipped = np.array([row.clean_prediction != row.adversarial_prediction for row in rows])
+    eight_bit = np.array([row.correct_8bit for row in rows])
     initially_correct = correct[:, 0]
     clusters = np.array([row.cluster for row in rows])
 
@@ -160,10 +170,12 @@ def _numbers(pooled: list[tuple[int, Outcome]]) -> AttackNumbers:
     return {
         "clean_accuracy": rate(initially_correct, everyone),
         "robust_accuracy": rate(correct[:, 0] & correct[:, 1], everyone),
+        "robust_accuracy_8bit": rate(initially_correct & eight_bit, everyone),
         "attack_success_rate": rate(~correct[:, 1], initially_correct),
         "flip_rate": rate(flipped, everyone),
         "word_change_rate": float(np.mean([row.words_changed / max(row.num_words, 1) for row in rows])),
         "max_delta_linf": max(row.delta_linf for row in rows),
+        "max_delta_l2": max(row.delta_l2 for row in rows),
         "mean_loss_before": float(np.mean([row.loss_before for row in rows])),
         "mean_loss_after": float(np.mean([row.loss_after for row in rows])),
     }

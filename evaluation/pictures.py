@@ -34,7 +34,7 @@ def picture_pair(outcome: Outcome, clean: Tensor, attacked: Tensor, pixel_mask: 
 
     Args:
         outcome: What the attack did to it.
-        clean: Normalised pixels, `(3, H, W)`, or `(2, 3, H, W)` for two images, which are put side by side.
+        clean: Pixels in [0, 1], `(3, H, W)`, or `(2, 3, H, W)` for two images, which are put side by side.
         attacked: The same under attack.
         pixel_mask: 1 = real pixel, `(H, W)` or `(2, H, W)`; padding is cut off.
 
@@ -58,14 +58,11 @@ def picture_pair(outcome: Outcome, clean: Tensor, attacked: Tensor, pixel_mask: 
 
 
 def _side_by_side(pixels: Tensor, pixel_mask: Tensor) -> Tensor:
-    """Pixels in [0, 1], `(3, H, W)`; padding is below and to the right, so the real part is a rectangle."""
+    """One picture `(3, H, W)`; padding is below and to the right, so the real part is a rectangle."""
     images = pixels if pixels.ndim == 4 else pixels[None]  # (images, 3, H, W)
     masks = pixel_mask if pixel_mask.ndim == 3 else pixel_mask[None]  # (images, H, W)
     height = int(masks.any(dim=2).sum(dim=1).max())
-    cut = [
-        image[:, :height, : int(mask.any(dim=0).sum())] * 0.5 + 0.5
-        for image, mask in zip(images, masks, strict=True)
-    ]
+    cut = [image[:, :height, : int(mask.any(dim=0).sum())] for image, mask in zip(images, masks, strict=True)]
     return torch.cat(cut, dim=2).cpu()
 
 

@@ -1,191 +1,224 @@
-"""Robustness of a model under named attacks: of its answers, and, without labels, of its joint
-representation.
+"""One call from a model to its robustness: every attack of every threat model, audited."""
 
-The model is asked for `joint_representation(**inputs)` and `logits_from_joint(joint)`; its class does not
-matter.
-"""
-
+import datetime
+import json
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from tqdm.auto import tqdm
+from rmcl_hub.attacks.base import Attack
+from rmcl_hub.attacks.threat_model import ThreatModel
 
-from rmcl_hub.attacks.base import Attack, Batch, JointObjective, frozen, model_inputs
+from .adversarial_examples import AdversarialWriter
+from .attack_loop import RobustnessResult
+from .attack_suite import EFFORTS, LossAttack, Suite, build_suite
+from .outcomes import Outcome, save_outcomes, summarise
+from .provenance import code_revision, library_versions, model_digest
+from .results import write_atomically
+from .task_attack import attack_task
+from .tasks import Task, build_task
+from .victims import Victim, as_victim
 
-from .attack_loop import VQA_COLUMNS, Collate, Columns, Decision, RobustnessResult, attack_examples, batches
+logger = logging.getLogger(__name__)
+
+EVALUATION_FILE = "evaluation.json"
+OUTCOMES_FILE = "outcomes.parquet"
+FORMAT = "rmcl-hub-evaluation/1"
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate_robustness` measured.
+
+    Attributes:
+        record: JSON-ready numbers, checks and verdicts; its schema is `evaluation.schema.json`.
+        outcomes: Every example under every attack.
+    """
+
+    record: dict[str, Any]
+    outcomes: list[Outcome]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `evaluation.json` and `outcomes.parquet`; returns the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_outcomes(self.outcomes, folder / OUTCOMES_FILE)
+        write_atomically(folder / EVALUATION_FILE, json.dumps(self.record, indent=1, allow_nan=False))
+        return folder
 
 
 def evaluate_robustness(
     model: Any,
+    processor: Any,
     dataset: Any,
-    collate: Collate,
-    attacks: Mapping[str, Attack],
+    task: str | Task,
+    threat_models: Sequence[str | Path] | Mapping[str, ThreatModel],
     *,
-    batch_size: int,
-    unions: Mapping[str, Sequence[str]] | None = None,
-    columns: Columns = VQA_COLUMNS,
-    num_pairs: int = 0,
-) -> RobustnessResult:
-    """Attack every example of a labelled classification task and record what happens.
+    batch_size: int = 32,
+    effort: str = "standard",
+    max_examples: int | None = None,
+    seed: int = 0,
+    train_dataset: Any = None,
+    trained_with: Sequence[str] = (),
+    defence: str | None = None,
+    adaptive_attacks: Mapping[str, Attack | LossAttack] | None = None,
+    output_dir: str | Path | None = None,
+    num_pairs: int = 2,
+) -> Evaluation:
+    """Attack a model under every threat model and audit the result.
 
-    The attacks maximise the cross entropy of the label over the task's answers (all logits of the head). With
-    soft labels `(B, answers)`, as in VQA v2, they are normalised to a distribution first, and a prediction
-    counts as right when its score is the row's highest; an example whose scores are all 0 (answer outside the
-    vocabulary) is always wrong.
-
-    Every outcome is recomputed from the attacked batch: prediction, loss, largest pixel change, words
-    changed. The attack's own claims are not used.
+    Per threat model the robust accuracy is that of the worst outcome per example over an ensemble of attacks
+    (`attack_suite.build_suite`), so no number depends on the choice of one attack.
 
     Args:
-        model: Any module with `joint_representation`, `logits_from_joint` and `get_input_embeddings`.
-            Evaluated in eval mode; every submodule's mode is restored.
-        dataset: Map-style or iterable; rows hold `columns`.
-        collate: From rows to a batch with `labels` and `text`, one example per row in the rows' order.
-        attacks: Name to attack. One that is part of a union is listed under its own name too.
+        model: Of `rmcl_hub`, Transformers' ViLT, an image classifier, or a `Victim` of your own.
+        processor: The processor that the model was trained with.
+        dataset: Map-style data with the task's columns, see `tasks.build_task`.
+        task: `"vqa"`, `"nlvr2"`, `"matching"`, `"mlm"`, `"image-classification"`, or a `Task` of your own.
+        threat_models: Presets or YAML files (`ThreatModel.load`), or names of your own to threat models.
         batch_size: Examples per batch.
-        unions: Name to names of `attacks`: per example the worst of these. For an attack on both modalities,
-            list the image, the text and the combined attack, for then it is never weaker than its parts,
-            example by example.
-        columns: Where rows keep id, cluster and question type.
-        num_pairs: How many attacked pairs to keep as pictures: the first initially correct ones, fooled or
-            not.
+        effort: `"standard"` (AutoAttack's steps and queries) or `"quick"` (a fifth of the steps and less).
+        max_examples: A seeded random subset of this size; None takes all.
+        seed: Of the subset and of the random attacks.
+        train_dataset: What the model was trained on, to show that no image is in both. Without it the audit
+            refuses publication.
+        trained_with: Names of the attacks that training or model selection used, such as `"pgd"`.
+        defence: What the model does at test time against attacks, in words; `"none"` if nothing. Without it,
+            and for a defence without `adaptive_attacks`, the verdict is `non-adaptive`.
+        adaptive_attacks: Name to attack on what the defence would hide; they join the ensemble of every
+            threat model that allows them.
+        output_dir: Where adversarial examples, outcomes and the record are written; without it nothing is
+            stored, and the audit refuses publication.
+        num_pairs: Attacked pairs to keep as pictures, per threat model.
 
     Raises:
-        ValueError: If there are no examples, the model is not deterministic, an attack leaves its threat
-            model or the pixel range, changes padding or labels, or a union names an unknown attack.
+        ValueError: If the data are empty, the model is in training mode or random, a threat model is unknown
+            or does not fit the model, or a label is outside the head. The message says what to do.
     """
-    objective = JointObjective(
-        embed=lambda batch: model.joint_representation(**model_inputs(batch)),
-        loss=lambda joint, batch: cross_entropy_to_label(model.logits_from_joint(joint), batch["labels"]),
-        word_embeddings=model.get_input_embeddings(),
+    threats = _named_threats(threat_models)
+    if effort not in EFFORTS:
+        raise ValueError(f"effort is {effort!r}; expected one of {', '.join(EFFORTS)}.")
+    task = task if isinstance(task, Task) else build_task(task, model, processor, _text_length(model))
+    victim = as_victim(model, processor, task.name, defence)
+    _check_model(victim, threats)
+    tested = _subset(dataset, max_examples, seed)
+    suites = {
+        name: _suite(threat, victim, task, effort, seed, adaptive_attacks or {})
+        for name, threat in threats.items()
+    }
+    attacks = {
+        f"{threat}/{name}": attack for threat, suite in suites.items() for name, attack in suite.items()
+    }
+    unions = {threat: [f"{threat}/{name}" for name in suite] for threat, suite in suites.items()}
+    result = attack_task(
+        victim,
+        tested,
+        task,
+        attacks,
+        batch_size=batch_size,
+        unions=unions,
+        num_pairs=0,
+        keep=AdversarialWriter(output_dir) if output_dir else None,
     )
+    evaluation = Evaluation(_record(victim, task, threats, suites, result), result.outcomes)
+    if output_dir:
+        evaluation.save(output_dir)
+    return evaluation
 
-    def decide(joint: Tensor, batch: Batch) -> Decision:
-        logits, labels = model.logits_from_joint(joint), batch["labels"]
-        prediction = logits.argmax(dim=-1)  # (B,)
-        return Decision(
-            label=labels.argmax(dim=-1) if labels.ndim == 2 else labels,
-            prediction=prediction,
-            correct=is_correct(prediction, labels),
-            loss=cross_entropy_to_label(logits, labels),
+
+def _record(
+    victim: Victim,
+    task: Task,
+    threats: Mapping[str, ThreatModel],
+    suites: Mapping[str, Suite],
+    result: RobustnessResult,
+) -> dict[str, Any]:
+    summary = summarise({0: result.outcomes})
+    return {
+        "format": FORMAT,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "task": task.name,
+        "model": {"class": type(victim.module).__name__, "digest": model_digest(victim.module)},
+        "code": {"revision": code_revision(), "versions": library_versions()},
+        "threats": {
+            name: {
+                "threat_model": threat.to_dict(),
+                "digest": threat.digest,
+                "sentence": str(threat),
+                "numbers": summary[name],
+                "cost": asdict(result.cost[name]),
+                "attacks": {
+                    attack: {
+                        "loss": suites[name][attack].loss,
+                        "numbers": summary[f"{name}/{attack}"]["overall"],
+                        "cost": asdict(result.cost[f"{name}/{attack}"]),
+                    }
+                    for attack in suites[name]
+                },
+            }
+            for name, threat in threats.items()
+        },
+    }
+
+
+def _named_threats(given: Sequence[str | Path] | Mapping[str, ThreatModel]) -> dict[str, ThreatModel]:
+    if not given:
+        raise ValueError("no threat models given; pass at least one, for instance ['linf-4', 'words-20pct'].")
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, str | Path):
+        given = [given]
+    is_file = {name: Path(name).suffix in (".yaml", ".yml") for name in given}
+    return {Path(name).stem if is_file[name] else str(name): ThreatModel.load(name) for name in given}
+
+
+def _text_length(model: Any) -> int:
+    """Most word pieces that the model has positions for; ViLT's 40 where its configuration does not say."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", 40)
+
+
+def _check_model(victim: Victim, threats: Mapping[str, ThreatModel]) -> None:
+    if victim.module.training:
+        raise ValueError(
+            "the model is in training mode, where dropout and batch statistics make every answer "
+            "random; call model.eval() first."
         )
+    for name, threat in threats.items():
+        if threat.modality != "image" and not victim.reads_text:
+            raise ValueError(
+                f"threat model {name!r} is on {threat.modality}, but {type(victim.module).__name__} reads no "
+                "text; choose one on pixels, such as linf-4."
+            )
 
-    return attack_examples(
-        model,
-        dataset,
-        collate,
-        attacks,
-        objective,
-        decide,
-        batch_size=batch_size,
-        unions=unions or {},
-        columns=columns,
-        num_pairs=num_pairs,
+
+def _subset(dataset: Any, max_examples: int | None, seed: int) -> Any:
+    """A seeded random subset: the first N rows of a file are no sample of it."""
+    if max_examples is not None and max_examples < 1:
+        raise ValueError(f"max_examples is {max_examples}; expected at least 1, or None for all.")
+    if len(dataset) == 0:
+        raise ValueError("the data set is empty; robustness of no example is undefined. Check the filters.")
+    if max_examples is None or max_examples >= len(dataset):
+        return dataset
+    return dataset.shuffle(seed=seed).select(range(max_examples))
+
+
+def _suite(
+    threat: ThreatModel,
+    victim: Victim,
+    task: Task,
+    effort: str,
+    seed: int,
+    adaptive: Mapping[str, Attack | LossAttack],
+) -> Suite:
+    suite = build_suite(
+        threat,
+        effort=EFFORTS[effort],
+        tokenizer=task.tokenizer,
+        max_text_length=task.max_text_length,
+        image_mean=victim.image_mean,
+        image_std=victim.image_std,
+        seed=seed,
     )
-
-
-def embedding_retention(
-    model: Any,
-    dataset: Any,
-    collate: Collate,
-    attacks: Mapping[str, Attack],
-    *,
-    batch_size: int,
-    unions: Mapping[str, Sequence[str]] | None = None,
-    columns: Columns = VQA_COLUMNS,
-) -> RobustnessResult:
-    """How often an attacked pair is still nearest to its own clean embedding (cosine); needs no labels and no
-    head.
-
-    The gallery holds the clean joint representation of every example; its size is the number of examples and
-    chance one over it. In the outcomes `clean_correct` and `adversarial_correct` say whether the pair finds
-    itself, so the robust accuracy of the summary is the retention. Ties count as misses: of two identical
-    pairs neither finds itself, also clean.
-
-    The attack maximises (1 - cosine to the own clean embedding) + (cosine to the nearest other one).
-
-    Note:
-        The distance alone has gradient zero at the clean example, where it is smallest: an attack that starts
-        there and follows gradients (PGD without random start, the word attack) would do nothing and every
-        model look robust. The second term has a gradient from the start, and is what retention is about.
-
-    Args:
-        model: Any module with `joint_representation` and `get_input_embeddings`.
-        dataset: As in `evaluate_robustness`, at least two rows; it is read twice and must keep its order.
-        collate: From rows to a batch; labels are ignored.
-        attacks: Name to attack.
-        batch_size: Examples per batch.
-        unions: As in `evaluate_robustness`.
-        columns: Where rows keep id, cluster and question type.
-
-    Raises:
-        ValueError: As in `evaluate_robustness`.
-    """
-    with frozen(model):
-        gallery = _clean_embeddings(model, dataset, collate, batch_size)  # (N, D), unit length
-    if len(gallery) < 2:
-        raise ValueError(f"retention needs a gallery of at least 2 examples, got {len(gallery)}.")
-
-    def similarities(joint: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        own_index = batch["example_index"][:, None]  # (B, 1)
-        cosine = F.normalize(joint, dim=-1) @ gallery.T  # (B, N)
-        nearest, nearest_index = cosine.scatter(1, own_index, float("-inf")).max(dim=1)
-        return cosine.gather(1, own_index).squeeze(1), nearest, nearest_index  # (B,) each
-
-    def loss(joint: Tensor, batch: Batch) -> Tensor:
-        own, nearest, _ = similarities(joint, batch)
-        return 1 - own + nearest
-
-    def decide(joint: Tensor, batch: Batch) -> Decision:
-        own, nearest, nearest_index = similarities(joint, batch)
-        correct, index = own > nearest, batch["example_index"]
-        return Decision(index, torch.where(correct, index, nearest_index), correct, 1 - own + nearest)
-
-    objective = JointObjective(
-        embed=lambda batch: model.joint_representation(**model_inputs(batch)),
-        loss=loss,
-        word_embeddings=model.get_input_embeddings(),
-    )
-    return attack_examples(
-        model,
-        dataset,
-        collate,
-        attacks,
-        objective,
-        decide,
-        batch_size=batch_size,
-        unions=unions or {},
-        columns=columns,
-    )
-
-
-def cross_entropy_to_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy per example, `(B,)`, to a class index `(B,)` or to soft scores `(B, answers)` made to sum
-    to one.
-    """
-    if labels.ndim == 2:
-        labels = labels / labels.sum(dim=-1, keepdim=True).clamp_min(1e-12)
-    return F.cross_entropy(logits.float(), labels, reduction="none")
-
-
-def is_correct(prediction: Tensor, labels: Tensor) -> Tensor:
-    """Whether predictions `(B,)` hit the class index `(B,)`, or a highest positive soft score of the row `(B,
-    answers)`.
-    """
-    if labels.ndim == 1:
-        return prediction == labels
-    score = labels.gather(1, prediction[:, None]).squeeze(1)
-    return (score == labels.max(dim=1).values) & (score > 0)
-
-
-@torch.no_grad()
-def _clean_embeddings(model: Any, dataset: Any, collate: Collate, batch_size: int) -> Tensor:
-    loader = batches(model, dataset, collate, batch_size)
-    embeddings = [
-        F.normalize(model.joint_representation(**model_inputs(batch)), dim=-1)
-        for _, batch in tqdm(loader, desc="gallery", unit="batch")
-    ]
-    return torch.cat(embeddings) if embeddings else torch.empty(0, 0)
+    return suite

@@ -90,29 +90,24 @@ def run_finetuning(recipe: FinetuneRecipe, folder: Path, seed: int, init_from: P
 
 def measure_robustness(recipe: EvaluationRecipe, finetuning: FinetuneRecipe, folder: Path) -> dict[str, Any]:
     """Attack the fine-tuned model of `folder`; writes `outcomes.parquet` beside it."""
-    from rmcl_hub.evaluation.attack_loop import NLVR2_COLUMNS, VQA_COLUMNS
     from rmcl_hub.evaluation.outcomes import save_outcomes
-    from rmcl_hub.evaluation.robustness import evaluate_robustness
+    from rmcl_hub.evaluation.task_attack import attack_task
+    from rmcl_hub.evaluation.tasks import build_task
 
-    from .finetune import load_finetuned, task_collator
+    from .finetune import load_finetuned
     from .pretrain import load_data
 
     def run() -> dict[str, Any]:
         model, processor = load_finetuned(finetuning.task, folder)
         attacks, unions = named_attacks(recipe.attacks, processor, finetuning.data.max_text_length)
-        # A replaced picture would be counted under another example's name, hence no unreadable one.
-        data = replace(
-            finetuning.data, split=recipe.split, max_examples=recipe.max_questions, max_unreadable=0
-        )
-        tested = replace(finetuning, data=data)
-        result = evaluate_robustness(
+        data = replace(finetuning.data, split=recipe.split, max_examples=recipe.max_questions)
+        result = attack_task(
             model,
-            load_data(tested.data),
-            task_collator(tested, processor),
+            load_data(data),
+            build_task(finetuning.task, model, processor, data.max_text_length),
             attacks,
             batch_size=recipe.batch_size,
             unions=unions,
-            columns={"vqa": VQA_COLUMNS, "nlvr2": NLVR2_COLUMNS}[finetuning.task],
             num_pairs=3,
         )
         save_outcomes(result.outcomes, folder / "outcomes.parquet")
@@ -130,13 +125,13 @@ def measure_representation(recipe: ExperimentRecipe, folder: Path) -> dict[str, 
     from transformers import AutoProcessor
 
     from rmcl_hub.datasets_scripts.openpairs import load_openpairs
+    from rmcl_hub.datasets_scripts.task_collators import PairCollator
     from rmcl_hub.evaluation.attack_loop import CAPTION_COLUMNS
     from rmcl_hub.evaluation.outcomes import save_outcomes
+    from rmcl_hub.evaluation.retention import embedding_retention
     from rmcl_hub.evaluation.retrieval import evaluate_retrieval
-    from rmcl_hub.evaluation.robustness import embedding_retention
     from rmcl_hub.modeling_rmcl import RMCLViltForPreTraining
 
-    from .data_collators import PairCollator
     from .pretrain import load_data
 
     evaluation, data = recipe.evaluation, recipe.pretrain.data

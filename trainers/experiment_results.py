@@ -2,24 +2,21 @@
 
 import hashlib
 import json
-import platform
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 from rmcl_hub.datasets_scripts.openpairs import load_openpairs, vqa_answers
 from rmcl_hub.evaluation.compare import RETENTION, compare_models, count_conclusions
 from rmcl_hub.evaluation.outcomes import OVERALL, Outcome, load_outcomes, summarise
+from rmcl_hub.evaluation.provenance import code_revision, library_versions
 from rmcl_hub.evaluation.results import Comparison, Curve, Example, ModelEntry, Results
 
 from .experiment import ARMS, COMBINED_SUFFIX, STAGE_FILE
 from .recipe import ExperimentRecipe
 
-LIBRARIES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub")
 CURVES = {
     "Contrastive loss": ("loss_image", "loss_text", "loss_both"),
     "Cosine to the own clean key": ("positive_cosine_image", "positive_cosine_text"),
@@ -55,8 +52,8 @@ def collect_results(recipe: ExperimentRecipe, folder: Path) -> Results:
         summary=[count_conclusions(comparisons)],
         config=asdict(recipe),
         seeds=recipe.seeds,
-        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        revision={"git": _git_revision(), "data": _data_digest()},
+        versions=library_versions(),
+        revision={"git": code_revision(), "data": _data_digest()},
         data=_counts(recipe),
         baselines=_baselines(recipe),
         threat_models=robustness["threat_models"],
@@ -225,16 +222,6 @@ def _seconds(seed_folder: Path) -> dict[str, float]:
         for path in sorted(seed_folder.glob("*/*.json"))
         if path.name in (STAGE_FILE, "robustness.json", "representation.json")
     }
-
-
-def _git_revision() -> str:
-    run = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout.strip() or f"rmcl-hub {version('rmcl-hub')}"
 
 
 def _data_digest() -> str:

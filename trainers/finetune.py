@@ -55,7 +55,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
 def task_collator(recipe: FinetuneRecipe, processor: Any) -> Any:
     """Collator of the recipe's task, with `text` and `labels`."""
     from rmcl_hub.datasets_scripts.openpairs import vqa_answers
-    from rmcl_hub.trainers.data_collators import QuestionCollator, StatementCollator
+    from rmcl_hub.datasets_scripts.task_collators import QuestionCollator, StatementCollator
 
     settings: dict[str, Any] = {
         "max_text_length": recipe.data.max_text_length,

@@ -65,8 +65,9 @@ def _build_model(recipe: PretrainRecipe, processor: Any) -> Any:
 
 
 def _build_trainer(recipe: PretrainRecipe, args: Any, model: Any, processor: Any) -> Any:
-    from rmcl_hub.trainers.data_collators import PairCollator, PretrainingCollator
+    from rmcl_hub.datasets_scripts.task_collators import PairCollator
     from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
+    from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
     from rmcl_hub.trainers.rmcl_trainer import RMCLTrainer
 
     collating = {

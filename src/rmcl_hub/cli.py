@@ -10,6 +10,7 @@ COMMANDS = {
     "quickstart": ("rmcl_hub.trainers.quickstart", "pre-train, make robust, attack and report, in minutes"),
     "pretrain": ("rmcl_hub.trainers.pretrain", "run a pre-training or RMCL recipe"),
     "finetune": ("rmcl_hub.trainers.finetune", "train a task head on a pre-trained model"),
+    "evaluate": ("rmcl_hub.evaluation.evaluate_model", "attack a model, audit the numbers, write a report"),
 }
 
 

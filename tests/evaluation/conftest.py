@@ -153,6 +153,7 @@ def random_outcomes(seed, clean_rate, success_rates, num_examples=160):
                     cluster=f"concept{index // 4}",
                     question_type=("colour", "object")[index % 2],
                     attack=attack,
+                    found_by=attack,
                     label=1,
                     clean_prediction=int(clean_correct),
                     adversarial_prediction=int(robust),
@@ -160,7 +161,9 @@ def random_outcomes(seed, clean_rate, success_rates, num_examples=160):
                     adversarial_correct=robust,
                     loss_before=0.5,
                     loss_after=1.5,
+                    correct_8bit=robust,
                     delta_linf=0.0 if words else 4 / 255,
+                    delta_l2=0.0 if words else 0.5,
                     words_changed=words,
                     num_words=5,
                     text="is the <b>big</b> boat red",
@@ -182,11 +185,11 @@ def toy_results():
     scores = np.random.default_rng(0).random((12, 12)) + np.eye(12)
     numbers = recall_numbers(scores, np.eye(12, dtype=bool))
     retrieval = {"scorer": "dual", "forwards": 24, "text_to_image": numbers, "image_to_text": numbers}
-    ramp = torch.linspace(-1, 1, 48).expand(3, 48, 48).clone()
-    noise = (torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0)) - 0.5).sign() * 8 / 255
+    ramp = torch.linspace(0, 1, 48).expand(3, 48, 48).clone()
+    noise = (torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0)) - 0.5).sign() * 4 / 255
     mask = torch.ones(48, 48, dtype=torch.long)
     pairs = [
-        picture_pair(runs["control"][0][index], ramp, (ramp + noise).clamp(-1, 1), mask) for index in (0, 1)
+        picture_pair(runs["control"][0][index], ramp, (ramp + noise).clamp(0, 1), mask) for index in (0, 1)
     ]
     curve = {
         str(name): [[step, 5 / (1 + step / 20) + name] for step in range(0, 200, 2)] for name in range(2)

@@ -13,9 +13,9 @@ def pixels_of(uri):
 
 
 def test_perturbation_is_shown_ten_times_around_grey(outcomes):
-    clean = torch.zeros(3, 4, 6)  # mid-grey
+    clean = torch.full((3, 4, 6), 0.5)  # mid-grey
     attacked = clean.clone()
-    attacked[0, 0, 0] = 2 * 5 / 255  # five grey levels more red
+    attacked[0, 0, 0] += 5 / 255  # five grey levels more red
     pair = picture_pair(outcomes[0], clean, attacked, torch.ones(4, 6, dtype=torch.long))
     assert pixels_of(pair["clean_picture"]).shape == (4, 6, 3)
     assert pixels_of(pair["attacked_picture"])[0, 0].tolist() == [132, 128, 128]
@@ -32,7 +32,7 @@ def test_padding_is_cut_off(outcomes):
 
 
 def test_two_images_stand_side_by_side(outcomes):
-    clean = torch.stack([torch.full((3, 4, 4), -1.0), torch.full((3, 4, 4), 1.0)])
+    clean = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 1.0)])
     pair = picture_pair(outcomes[0], clean, clean, torch.ones(2, 4, 4, dtype=torch.long))
     picture = pixels_of(pair["clean_picture"])
     assert picture.shape == (4, 8, 3)

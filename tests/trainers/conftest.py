@@ -115,8 +115,8 @@ def tiny_model(tiny_config):
 @pytest.fixture
 def build_trainer(tiny_model, processor, pairs, image_attack, text_attack, tmp_path):
     """A function to an `RMCLTrainer` on the CPU: SGD without clipping, so that weights show gradients."""
+    from rmcl_hub.datasets_scripts.task_collators import PairCollator
     from rmcl_hub.trainers.arguments import RMCLArguments, training_arguments
-    from rmcl_hub.trainers.data_collators import PairCollator
     from rmcl_hub.trainers.rmcl_trainer import RMCLTrainer
 
     def build(model=None, collator=None, attacks=(image_attack, text_attack), **training):
@@ -147,6 +147,6 @@ def build_trainer(tiny_model, processor, pairs, image_attack, text_attack, tmp_p
 @pytest.fixture
 def clean_batch(processor, pairs):
     """All pairs with their first captions."""
-    from rmcl_hub.trainers.data_collators import PairCollator
+    from rmcl_hub.datasets_scripts.task_collators import PairCollator
 
     return PairCollator(processor, max_text_length=24, draw_caption=False)(pairs)

@@ -8,8 +8,9 @@ from torch.testing import assert_close
 from transformers import TrainerCallback, TrainingArguments
 
 from rmcl_hub.attacks.pgd import PGD
-from rmcl_hub.trainers.data_collators import PairCollator, PretrainingCollator
+from rmcl_hub.datasets_scripts.task_collators import PairCollator
 from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
+from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
 from rmcl_hub.trainers.rmcl_trainer import RMCLTrainer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "pixel_mask")

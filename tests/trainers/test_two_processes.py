@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from torch.testing import assert_close
 
 from rmcl_hub.modeling_rmcl.projectors import MoCoProjector
-from rmcl_hub.trainers.data_collators import PretrainingCollator
+from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
 
 SCRIPT = Path(__file__).parents[2] / "trainers" / "pretrain.py"
 

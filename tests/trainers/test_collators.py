@@ -9,12 +9,8 @@ from PIL import Image
 from torch.testing import assert_close
 
 from rmcl_hub.datasets_scripts.images import UnreadableImageError
-from rmcl_hub.trainers.data_collators import (
-    PairCollator,
-    PretrainingCollator,
-    QuestionCollator,
-    StatementCollator,
-)
+from rmcl_hub.datasets_scripts.task_collators import PairCollator, QuestionCollator, StatementCollator
+from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
 
 BROKEN = {"bytes": b"no picture", "path": None}
 

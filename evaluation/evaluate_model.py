@@ -1,0 +1,94 @@
+"""`rmcl-hub evaluate`: attack a saved model, audit the numbers, write the report."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate as the command line says; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from transformers import AutoProcessor
+
+    from rmcl_hub.evaluation.robustness import evaluate_robustness
+
+    try:
+        model = load_model(arguments.model, arguments.task)
+        evaluation = evaluate_robustness(
+            model,
+            AutoProcessor.from_pretrained(arguments.model),
+            load_task_data(arguments.task, arguments.split),
+            arguments.task,
+            arguments.threat,
+            batch_size=arguments.batch_size,
+            effort=arguments.effort,
+            max_examples=arguments.max_examples,
+            seed=arguments.seed,
+            output_dir=arguments.output_dir,
+        )
+    except (OSError, ValueError) as error:
+        logger.error("rmcl-hub evaluate: %s", error)
+        return 2
+    for name, threat in evaluation.record["threats"].items():
+        overall = threat["numbers"]["overall"]
+        logger.info(
+            "%s: clean %.1f, robust %.1f",
+            name,
+            100 * overall["clean_accuracy"]["value"],
+            100 * overall["robust_accuracy"]["value"],
+        )
+        for attack, entry in threat["attacks"].items():
+            logger.info(
+                "   %s: %.1f  %s", attack, 100 * entry["numbers"]["robust_accuracy"]["value"], entry["cost"]
+            )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rmcl-hub evaluate", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a model with its processor")
+    parser.add_argument("--task", required=True, help="vqa, nlvr2, matching or mlm")
+    parser.add_argument(
+        "--threat",
+        required=True,
+        action="append",
+        help="a preset such as linf-4, words-20pct, joint-linf-4-words-20pct, or a YAML file; repeatable",
+    )
+    parser.add_argument("--split", default="test", help="split of the embedded data (default: test)")
+    parser.add_argument("--max-examples", type=int, help="seeded random subset of this size (default: all)")
+    parser.add_argument("--effort", default="standard", help="standard or quick")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluation"))
+    return parser
+
+
+def load_model(name: str, task: str) -> Any:
+    """The head of a task from a folder or the Hub, in eval mode."""
+    from rmcl_hub import modeling_rmcl
+
+    classes = {
+        "vqa": modeling_rmcl.RMCLViltForQuestionAnswering,
+        "nlvr2": modeling_rmcl.RMCLViltForImagesAndTextClassification,
+        "matching": modeling_rmcl.RMCLViltForPreTraining,
+        "mlm": modeling_rmcl.RMCLViltForMaskedLM,
+    }
+    return classes[task].from_pretrained(name).eval()
+
+
+def load_task_data(task: str, split: str) -> Any:
+    """Rows of the embedded openpairs data for a task."""
+    from rmcl_hub.datasets_scripts.openpairs import load_openpairs
+    from rmcl_hub.evaluation.tasks import matching_pairs
+
+    dataset = load_openpairs({"vqa": "vqa", "nlvr2": "nlvr2"}.get(task, "captions"), split)
+    return matching_pairs(dataset) if task == "matching" else dataset
+
+
+if __name__ == "__main__":
+    sys.exit(main())
