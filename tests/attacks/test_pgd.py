@@ -318,7 +318,7 @@ def test_presets_are_the_published_numbers() -> None:
     wider = PGD.preset("standard", epsilon=8 / 255)
     assert (wider.epsilon, wider.step_size) == (8 / 255, 2 / 255)
     assert wider.threat_model.epsilon == 8 / 255
-    with pytest.raises(ValueError, match="no PGD preset 'fast'; choose 'thesis' or 'standard'"):
+    with pytest.raises(ValueError, match="no PGD preset 'fast'; choose 'thesis', 'standard' or 'fgsm'"):
         PGD.preset("fast")  # type: ignore[arg-type]
 
 
