@@ -132,6 +132,23 @@ class ThreatModel:
         mine = {name: value for name, value in self.to_dict().items() if value is not None}
         return ThreatModel.from_dict({**other.to_dict(), **mine, "modality": "both"})
 
+    def allows(self, other: "ThreatModel") -> bool:
+        """Whether everything that `other` may do to an example, `self` may do; access and knowledge aside."""
+        if self.modality not in (other.modality, "both"):
+            return False
+        if other.modality != "text" and (other.norm != self.norm or _exceeds(other.epsilon, self.epsilon)):
+            return False
+        if other.modality == "image":
+            return True
+        return (
+            other.word_edits == self.word_edits
+            and self.synonyms in (None, other.synonyms)
+            and not _exceeds(other.max_change_share, self.max_change_share)
+            and not _exceeds(other.max_changed_words, self.max_changed_words)
+            and not _exceeds(other.max_candidates, self.max_candidates)
+            and not _exceeds(self.min_cosine, other.min_cosine, unlimited=-1.0)
+        )
+
     def part(self, modality: Literal["image", "text"]) -> "ThreatModel":
         """The attacker who may change only one of the two modalities of a joint threat model."""
         image, text = ("norm", "epsilon"), ("max_change_share", "max_changed_words", "word_edits")
@@ -216,6 +233,11 @@ def check_epsilon(epsilon: float, norm: Norm = "linf") -> None:
         )
     if norm == "l2" and not 0.0 <= epsilon < float("inf"):
         raise ValueError(f"epsilon is {epsilon}; expected an L2 norm >= 0 of pixels in [0, 1].")
+
+
+def _exceeds(mine: float | None, limit: float | None, unlimited: float = float("inf")) -> bool:
+    """Whether a budget is above a limit; None is `unlimited` on either side."""
+    return (unlimited if mine is None else mine) > (unlimited if limit is None else limit)
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

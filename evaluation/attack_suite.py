@@ -12,19 +12,25 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from rmcl_hub.attacks.apgd import APGD
 from rmcl_hub.attacks.base import Attack
 from rmcl_hub.attacks.geometry import GeometryAttack
-from rmcl_hub.attacks.joint import IndependentAttack
+from rmcl_hub.attacks.invisible_characters import InvisibleCharacters
+from rmcl_hub.attacks.joint import AlternatingAttack, CoAttack, IndependentAttack, SetGuidedAttack
+from rmcl_hub.attacks.noise import RandomNoise
 from rmcl_hub.attacks.pgd import PGD
+from rmcl_hub.attacks.square import SquareAttack
 from rmcl_hub.attacks.synonyms import SynonymTable
 from rmcl_hub.attacks.threat_model import ThreatModel
+from rmcl_hub.attacks.typos import Typos
+from rmcl_hub.attacks.word_swap import WordSwapAttack
 
 Loss: TypeAlias = Literal["cross-entropy", "margin", "distance"]
 
 
 @dataclass(frozen=True)
 class LossAttack:
-    """An attack and what it maximises."""
+    """An attack and what it maximises, see `task_attack.task_objective`."""
 
     attack: Attack
     loss: Loss = "cross-entropy"
@@ -35,73 +41,115 @@ Suite: TypeAlias = dict[str, LossAttack]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long the attacks of a suite search."""
+    """How long the attacks of a suite search; `word_candidates` are tried per word."""
 
     apgd_steps: int
     square_queries: int
-    restarts: int = 1
+    word_candidates: int
+
+    def doubled(self) -> "Effort":
+        """Twice as long, to see whether the numbers have converged."""
+        return Effort(2 * self.apgd_steps, 2 * self.square_queries, 2 * self.word_candidates)
 
 
 EFFORTS = {
-    "quick": Effort(apgd_steps=20, square_queries=200),
-    "standard": Effort(apgd_steps=100, square_queries=5000),
+    "quick": Effort(apgd_steps=20, square_queries=200, word_candidates=5),
+    "standard": Effort(apgd_steps=100, square_queries=5000, word_candidates=20),
 }
+SANITY = ("noise", "fgsm")
+"""Attacks of a suite that are there to be beaten."""
 
 
-def build_suite(
-    threat_model: ThreatModel,
-    *,
-    effort: Effort,
-    tokenizer: Any = None,
-    synonyms: Any = None,
-    max_text_length: int = 40,
-    image_mean: float | Sequence[float] = 0.5,
-    image_std: float | Sequence[float] = 0.5,
-    seed: int = 0,
-) -> Suite:
-    """The attacks of a threat model by name, single-modality parts included.
+@dataclass(frozen=True)
+class SuiteInputs:
+    """What the attacks of a suite need to know of the model.
+
+    Attributes:
+        tokenizer: The one behind `input_ids`; None for a model that reads no text.
+        max_text_length: Its truncation length, special tokens included.
+        image_mean: What `pixel_values` were normalised with.
+        image_std: The same for the deviation.
+        seed: Of the random attacks.
+    """
+
+    tokenizer: Any = None
+    max_text_length: int = 40
+    image_mean: float | Sequence[float] = 0.5
+    image_std: float | Sequence[float] = 0.5
+    seed: int = 0
+
+
+def build_suite(threat_model: ThreatModel, effort: Effort, inputs: SuiteInputs) -> Suite:
+    """The attacks of a threat model by name; that on both modalities holds the attacks on each alone.
 
     Raises:
         ValueError: If the threat model needs words and there is no tokenizer.
     """
-    pixels = {"image_mean": image_mean, "image_std": image_std}
     if threat_model.modality == "image":
-        return _image_suite(threat_model, effort, pixels, seed)
-    if tokenizer is None:
+        return _image_suite(threat_model, effort, inputs)
+    if inputs.tokenizer is None:
         raise ValueError(
-            f"The threat model is on {threat_model.modality}, but this model reads no text; choose an image "
-            "threat model such as linf-4."
+            f"the threat model is on {threat_model.modality}, but this model reads no text; choose one on "
+            "pixels, such as linf-4."
         )
-    words = {"tokenizer": tokenizer, "max_length": max_text_length}
     if threat_model.modality == "text":
-        return _text_suite(threat_model, words, synonyms, seed)
-    image = _image_suite(threat_model.part("image"), effort, pixels, seed)
-    text = _text_suite(threat_model.part("text"), words, synonyms, seed)
+        return _text_suite(threat_model, effort, inputs)
+    image = _image_suite(threat_model.part("image"), effort, inputs)
+    text = _text_suite(threat_model.part("text"), effort, inputs)
     return {**image, **text, **_joint_suite(image, text)}
 
 
-def _image_suite(threat_model: ThreatModel, effort: Effort, pixels: dict[str, Any], seed: int) -> Suite:
-    epsilon = threat_model.epsilon
+def _image_suite(threat_model: ThreatModel, effort: Effort, inputs: SuiteInputs) -> Suite:
+    epsilon, norm = threat_model.epsilon, threat_model.norm
+    assert epsilon is not None  # the threat model has checked
+    assert norm is not None
+    pixels: dict[str, Any] = {"norm": norm, "image_mean": inputs.image_mean, "image_std": inputs.image_std}
+
+    def seeded(number: int) -> dict[str, Any]:
+        return {**pixels, "generator": torch.Generator().manual_seed(1000 * inputs.seed + number)}
+
+    pgd = {"step_size": epsilon / 4 or 1.0, "num_steps": 10, "random_start": True}
     return {
-        "fgsm": LossAttack(PGD(epsilon, epsilon or 1.0, 1, **pixels)),
-        "pgd": LossAttack(
-            PGD(epsilon, epsilon / 4 or 1.0, 10, random_start=True, generator=_generator(seed), **pixels)
+        "noise": LossAttack(RandomNoise(epsilon, **seeded(1))),
+        "fgsm": LossAttack(PGD(epsilon, step_size=epsilon or 1.0, num_steps=1, **pixels)),
+        "pgd": LossAttack(PGD(epsilon, **pgd, **seeded(2))),
+        "pgd-distance": LossAttack(PGD(epsilon, **pgd, **seeded(3)), "distance"),
+        "apgd-ce": LossAttack(APGD(epsilon, effort.apgd_steps, **seeded(4))),
+        "apgd-margin": LossAttack(APGD(epsilon, effort.apgd_steps, **seeded(5)), "margin"),
+        "square": LossAttack(
+            # The query that shows a wrong answer is the last one that an attacker needs.
+            SquareAttack(epsilon, effort.square_queries, stop_at=0.0, **seeded(6)),
+            "margin",
         ),
     }
 
 
-def _text_suite(threat_model: ThreatModel, words: dict[str, Any], synonyms: Any, seed: int) -> Suite:
+def _text_suite(threat_model: ThreatModel, effort: Effort, inputs: SuiteInputs) -> Suite:
+    sources = {"synonyms": SynonymTable.load, "typos": Typos, "invisible": InvisibleCharacters}
+    substitutes: Any = sources[threat_model.word_edits or "synonyms"]()
+    search: dict[str, Any] = {
+        "max_change_share": threat_model.max_change_share,
+        "max_changed_words": threat_model.max_changed_words,
+        "max_candidates": threat_model.max_candidates or effort.word_candidates,
+        "min_cosine": 0.5 if threat_model.min_cosine is None else threat_model.min_cosine,
+        "max_length": inputs.max_text_length,
+    }
+    random = torch.Generator().manual_seed(inputs.seed)
     return {
-        "geometry": LossAttack(
-            GeometryAttack(synonyms=synonyms or SynonymTable.load(), max_change_share=0.2, **words)
-        )
+        "geometry": LossAttack(GeometryAttack(inputs.tokenizer, substitutes, **search)),
+        "words-gradient": LossAttack(WordSwapAttack(inputs.tokenizer, substitutes, **search), "margin"),
+        "words-random": LossAttack(
+            WordSwapAttack(inputs.tokenizer, substitutes, order="random", generator=random, **search),
+            "margin",
+        ),
     }
 
 
 def _joint_suite(image: Suite, text: Suite) -> Suite:
-    pgd, geometry = image["pgd"].attack, text["geometry"].attack
-    return {"independent": LossAttack(IndependentAttack(pgd, geometry))}
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    pgd, geometry, words = image["pgd"].attack, text["geometry"].attack, text["words-gradient"].attack
+    return {
+        "independent": LossAttack(IndependentAttack(pgd, geometry)),
+        "co-attack": LossAttack(CoAttack(pgd, words)),
+        "set-guided": LossAttack(SetGuidedAttack(pgd, words)),
+        "alternating": LossAttack(AlternatingAttack(image["apgd-margin"].attack, words), "margin"),
+    }

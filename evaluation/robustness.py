@@ -13,7 +13,7 @@ from rmcl_hub.attacks.threat_model import ThreatModel
 
 from .adversarial_examples import AdversarialWriter
 from .attack_loop import RobustnessResult
-from .attack_suite import EFFORTS, LossAttack, Suite, build_suite
+from .attack_suite import EFFORTS, LossAttack, Suite, SuiteInputs, build_suite
 from .outcomes import Outcome, save_outcomes, summarise
 from .provenance import code_revision, library_versions, model_digest
 from .results import write_atomically
@@ -212,13 +212,6 @@ def _suite(
     seed: int,
     adaptive: Mapping[str, Attack | LossAttack],
 ) -> Suite:
-    suite = build_suite(
-        threat,
-        effort=EFFORTS[effort],
-        tokenizer=task.tokenizer,
-        max_text_length=task.max_text_length,
-        image_mean=victim.image_mean,
-        image_std=victim.image_std,
-        seed=seed,
-    )
+    inputs = SuiteInputs(task.tokenizer, task.max_text_length, victim.image_mean, victim.image_std, seed)
+    suite = build_suite(threat, EFFORTS[effort], inputs)
     return suite

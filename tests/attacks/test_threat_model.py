@@ -170,3 +170,32 @@ def test_parts_of_a_joint_threat_model() -> None:
     joint = ThreatModel.load("joint-linf-4-words-20pct")
     assert joint.part("image") == ThreatModel.load("linf-4")
     assert joint.part("text") == ThreatModel.load("words-20pct")
+
+
+@pytest.mark.parametrize(
+    ("declared", "attack", "allowed"),
+    [
+        ("linf-4", "linf-4", True),
+        ("linf-4", "linf-2", True),
+        ("linf-4", "linf-8", False),
+        ("linf-4", "l2-0.5", False),
+        ("linf-4", "words-1", False),
+        ("joint-linf-4-words-2", "words-1", True),
+        ("joint-linf-4-words-2", "linf-4", True),
+        ("joint-linf-4-words-2", "words-3", False),
+        ("joint-linf-4-words-2", "typos-1", False),
+        ("joint-linf-4-words-2", "joint-linf-4-words-2", True),
+        ("words-1", "words-20pct", False),
+        ("linf-4", "joint-linf-4-words-2", False),
+    ],
+)
+def test_allows_what_stays_within(declared: str, attack: str, allowed: bool) -> None:
+    assert ThreatModel.load(declared).allows(ThreatModel.load(attack)) is allowed
+
+
+def test_limits_on_synonyms_are_limits() -> None:
+    assert ThreatModel.load("words-20pct").allows(TEXT)
+    assert not TEXT.allows(ThreatModel.load("words-20pct"))  # which has no limit on cosine or candidates
+    assert not TEXT.allows(ThreatModel.from_dict({**TEXT.to_dict(), "min_cosine": 0.4}))
+    assert TEXT.allows(ThreatModel.from_dict({**TEXT.to_dict(), "min_cosine": 0.6, "max_candidates": 4}))
+    assert not TEXT.allows(ThreatModel.from_dict({**TEXT.to_dict(), "synonyms": "another"}))
