@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -242,17 +243,9 @@ class PairScorer:
         return self.embed_image(**self.pixels(image))
 
     def joint(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Joint representations `(pairs, dim)`, `batch_size` pairs at a time; differentiable."""
-        pairs = len(inputs["pixel_mask"])
-        self.forwards += pairs
-        return torch.cat(
-            [
-                self.model.joint_representation(
-                    **{name: value[start : start + self.batch_size] for name, value in inputs.items()}
-                )
-                for start in range(0, pairs, self.batch_size)
-            ]
-        )
+        """Joint representations `(pairs, dim)`, in one forward; differentiable."""
+        self.forwards += len(inputs["pixel_mask"])
+        return self.model.joint_representation(**inputs)
 
     def pair_score(self, joint: Tensor) -> Tensor:
         """Scores `(pairs,)` of joint representations: the one logit, or the log odds of a true pair."""
@@ -265,6 +258,16 @@ class PairScorer:
             f"a matching head has 1 or 2 logits per pair, got {logits.shape[1]}; "
             "load an image-text matching or retrieval model."
         )
+
+    @torch.no_grad()
+    def aligned_scores(self, texts: Sequence[str], pictures: Sequence[Picture]) -> NDArray[np.float64]:
+        """Score of text i with picture i, `(pairs,)`."""
+        scores = np.empty(len(texts))
+        for start in range(0, len(texts), self.batch_size):
+            chunk = slice(start, start + self.batch_size)
+            joint = self.joint({**self.tokens(texts[chunk]), **stack_pictures(pictures[chunk])})
+            scores[chunk] = self.pair_score(joint).double().cpu().numpy()
+        return scores
 
     @torch.no_grad()
     def scores(
@@ -296,6 +299,21 @@ class PairScorer:
                 score = self.pair_score(self.joint({**text, **image}))
                 scores[chunk.cpu().numpy(), column] = score.double().cpu().numpy()
         return scores
+
+
+def stack_pictures(pictures: Sequence[Picture]) -> dict[str, Tensor]:
+    """Pictures as one batch, padded at the end of every dimension to the largest."""
+    return {name: _pad_and_cat([picture[name] for picture in pictures]) for name in pictures[0]}
+
+
+def _pad_and_cat(tensors: Sequence[Tensor]) -> Tensor:
+    largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        missing = [size - have for size, have in zip(largest, tensor.shape[1:], strict=True)]
+        padding = [amount for size in reversed(missing) for amount in (0, size)]  # F.pad starts at the end
+        padded.append(F.pad(tensor, padding) if any(missing) else tensor)
+    return torch.cat(padded)
 
 
 def _normalised(caption: str) -> str:
