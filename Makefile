@@ -22,6 +22,9 @@ test: install ## Run the tests (transformers 5)
 test-transformers4: .venv-transformers4/.installed ## Run the tests that touch Transformers on its 4.57 line
 	.venv-transformers4/bin/python -m pytest -n auto --maxprocesses 4 tests/modeling_rmcl tests/attacks tests/trainers
 
+test-textattack: .venv-textattack/.installed ## Run the tests of the bridge to TextAttack
+	.venv-textattack/bin/python -m pytest tests/textattack
+
 lint: install ## Check style and formatting
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -37,10 +40,10 @@ build: $(UV) ## Build the sdist, and the wheel from it, into dist/
 	rm -rf dist
 	$(UV) build --quiet
 
-check: lint typecheck build test test-transformers4 ## Run everything that CI runs
+check: lint typecheck build test test-transformers4 test-textattack ## Run everything that CI runs
 
 clean: ## Remove what the other targets made, but not runs/
-	rm -rf .uv .venv .venv-transformers4 build dist *.egg-info
+	rm -rf .uv .venv .venv-transformers4 .venv-textattack build dist *.egg-info
 
 # uv lives in an environment of its own, so that the machine needs none and .venv holds only what is locked.
 $(UV):
@@ -55,6 +58,10 @@ $(UV):
 
 .venv-transformers4/.installed: pyproject.toml uv.lock | $(UV)
 	UV_PROJECT_ENVIRONMENT=.venv-transformers4 $(UV) sync --frozen --no-default-groups --group test --group v4
+	@touch $@
+
+.venv-textattack/.installed: pyproject.toml uv.lock | $(UV)
+	UV_PROJECT_ENVIRONMENT=.venv-textattack $(UV) sync --frozen --no-default-groups --group test --extra textattack
 	@touch $@
 
 # Type checkers do not follow the editable install's import hook; this view shows the folders as one package.

@@ -324,8 +324,8 @@ def _build(attack: Any, victim: _Victim) -> "textattack.Attack":
     except Exception as error:
         raise RuntimeError(
             f"TextAttack's recipe {name!r} cannot be built ({error}). Most recipes download word vectors or "
-            "language models when they are built, or need gradients of a model of TextAttack's; 'deepwordbug' "
-            "and synonym_attack(...) need neither."
+            "language models when they are built, or need gradients of TextAttack's own models; "
+            "'deepwordbug' and synonym_attack(...) need neither."
         ) from error
 
 
