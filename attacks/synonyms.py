@@ -120,6 +120,11 @@ def match_case(substitute: str, word: str) -> str:
     return substitute.capitalize() if word[:1].isupper() else substitute
 
 
+def protected_words() -> frozenset[str]:
+    """Lower-case words whose exchange changes what a text claims: colours, numbers, genders, directions."""
+    return frozenset(_packaged()["protected"])
+
+
 @lru_cache(maxsize=1)
 def _packaged() -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("synonyms.json").read_text(encoding="utf-8"))
@@ -127,7 +132,7 @@ def _packaged() -> dict[str, Any]:
 
 def _read_vectors(path: Path) -> tuple[list[str], Tensor]:
     """Lower-case words that may be exchanged, and their vectors scaled to length one, `(words, dim)`."""
-    excluded = STOP_WORDS | set(_packaged()["protected"])
+    excluded = STOP_WORDS | protected_words()
     rows: dict[str, np.ndarray] = {}
     for number, word, vector in _vector_lines(path):
         norm = np.linalg.norm(vector)
