@@ -45,9 +45,8 @@ class UniversalPerturbation(PixelAttack):
     Example:
         >>> batch = {"pixel_values": torch.tensor([0.0, 0.5]).reshape(2, 1, 1, 1)}
         >>> attack = UniversalPerturbation(epsilon=0.1, num_steps=4)
-        >>> attack(batch, lambda batch: batch["pixel_values"].sum(dim=(1, 2, 3))).batch[
-        ...     "pixel_values"
-        ... ].flatten()
+        >>> result = attack(batch, lambda batch: batch["pixel_values"].sum(dim=(1, 2, 3)))
+        >>> result.batch["pixel_values"].flatten()
         tensor([0.2000, 0.7000])
     """
 
