@@ -210,6 +210,22 @@ def test_substitutes_of_several_words_do_not_shift_the_others(
 
 
 @greedy_attacks
+def test_only_synonyms_spare_stop_words_and_must_be_known_to_the_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, make_batch: Any, linear_words: Any, attack_class: Any
+) -> None:
+    table = SynonymTable({"the": [("red", 0.9)], "shirt": [("shrit", 0.9)]})
+    toy = linear_words({"red": 1.0, "[UNK]": 1.0}, torch.ones(64))
+    batch = make_batch(["the Shirt up"])
+    attack = attack_class(tokenizer, table, max_change_share=1.0)
+    assert attack(batch, toy.objective).batch["text"] == ["the Shirt up"]
+    table.kind = "typos"
+    attack = attack_class(tokenizer, table, max_change_share=1.0)
+    assert attack(batch, toy.objective).batch["text"] == ["red shrit up"]  # in the casing of the source
+    assert attack.threat_model.word_edits == "typos"
+    assert attack.threat_model.min_cosine is None
+
+
+@greedy_attacks
 def test_thresholds_of_candidates(
     tokenizer: PreTrainedTokenizerFast,
     synonyms: SynonymTable,
