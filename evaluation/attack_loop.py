@@ -88,6 +88,7 @@ def attack_examples(
     columns: Columns,
     num_pairs: int = 0,
     keep: Keep | None = None,
+    token_ids: Callable[[list[str]], list[list[int]]] | None = None,
 ) -> RobustnessResult:
     """Run every attack on every example; see `task_attack.attack_task` for the arguments in common.
 
@@ -106,6 +107,8 @@ def attack_examples(
         columns: Where rows keep id, cluster and question type.
         num_pairs: How many attacked pairs per attack to keep as pictures.
         keep: Called for every batch and union with the worst attacked examples, to store them.
+        token_ids: The ids that the tokenizer gives texts, to check that attacked ids are those of the
+            attacked string.
 
     Raises:
         ValueError: As in `task_attack.attack_task`.
@@ -127,15 +130,18 @@ def attack_examples(
                 spent = (found.forwards, found.backwards, time.perf_counter() - started)
                 work[name] = [total + new for total, new in zip(work[name], spent, strict=True)]
                 _check_valid(name, attack.threat_model, victim, batch, found.batch)
+                if token_ids is not None:
+                    _check_encoding(name, found.batch, token_ids)
                 attacked[name] = found.batch
                 outcomes[name] = _outcomes(name, rows, columns, victim, batch, found.batch, clean, decide)
-                kept = sum(pair["attack"] == name for pair in result.pairs)
-                result.pairs += _pairs(victim, outcomes[name], batch, found.batch, num_pairs - kept)
+                result.pairs += _pairs(victim, outcomes[name], batch, found.batch, num_pairs, result.pairs)
             for name, members in unions.items():
                 worst = [_worst([outcomes[member][row] for member in members]) for row in range(len(rows))]
                 outcomes[name] = [replace(row, attack=name, found_by=row.attack) for row in worst]
+                chosen = _rows_of(attacked, [row.attack for row in worst])
+                result.pairs += _pairs(victim, outcomes[name], batch, chosen, num_pairs, result.pairs)
                 if keep is not None:
-                    keep(name, outcomes[name], _rows_of(attacked, [row.attack for row in worst]))
+                    keep(name, outcomes[name], chosen)
             result.outcomes += [row for group in outcomes.values() for row in group]
             seen += len(rows)
             progress.update(len(rows))
@@ -242,6 +248,16 @@ def _check_valid(name: str, threat_model: ThreatModel, victim: Victim, clean: Ba
         raise ValueError(f"attack {name!r} changed the labels; it may only change pixels and words.")
 
 
+def _check_encoding(name: str, attacked: Batch, token_ids: Callable[[list[str]], list[list[int]]]) -> None:
+    ids, mask = attacked["input_ids"], attacked["attention_mask"]
+    for row, (text, expected) in enumerate(zip(attacked["text"], token_ids(attacked["text"]), strict=True)):
+        if ids[row][mask[row] != 0].tolist() != expected:
+            raise ValueError(
+                f"attack {name!r} returned input_ids that are not the encoding of its text {text!r}; an "
+                "attack on ids that no text has does not count. Change the string and tokenise it again."
+            )
+
+
 def _check_pixels(
     name: str, threat_model: ThreatModel, victim: Victim, clean: Batch, attacked: Batch
 ) -> None:
@@ -337,9 +353,15 @@ def _outcomes(
 
 
 def _pairs(
-    victim: Victim, outcomes: list[Outcome], batch: Batch, attacked: Batch, limit: int
+    victim: Victim,
+    outcomes: list[Outcome],
+    batch: Batch,
+    attacked: Batch,
+    limit: int,
+    before: list[AttackedPair],
 ) -> list[AttackedPair]:
-    chosen = [i for i, row in enumerate(outcomes) if row.clean_correct][: max(limit, 0)]
+    missing = limit - sum(pair["attack"] == outcomes[0].attack for pair in before)
+    chosen = [i for i, row in enumerate(outcomes) if row.clean_correct][: max(missing, 0)]
     before, after = (
         to_unit_range(victim, pixels) for pixels in (batch["pixel_values"], attacked["pixel_values"])
     )

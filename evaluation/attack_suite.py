@@ -52,12 +52,16 @@ class Effort:
         return Effort(2 * self.apgd_steps, 2 * self.square_queries, 2 * self.word_candidates)
 
 
+# "full" is AutoAttack's; the others are for laptops.
 EFFORTS = {
     "quick": Effort(apgd_steps=20, square_queries=200, word_candidates=5),
-    "standard": Effort(apgd_steps=100, square_queries=5000, word_candidates=20),
+    "standard": Effort(apgd_steps=50, square_queries=1000, word_candidates=20),
+    "full": Effort(apgd_steps=100, square_queries=5000, word_candidates=50),
 }
 SANITY = ("noise", "fgsm")
 """Attacks of a suite that are there to be beaten."""
+BLACK_BOX = ("noise", "square", "words-random")
+"""Attacks of a suite that see no gradient: they must not beat those that do."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,42 @@ def main(argv: list[str] | None = None) -> int:
             effort=arguments.effort,
             max_examples=arguments.max_examples,
             seed=arguments.seed,
+            train_dataset=load_task_data(arguments.task, "train"),
+            trained_with=arguments.trained_with,
+            defence=arguments.defence,
             output_dir=arguments.output_dir,
         )
     except (OSError, ValueError) as error:
         logger.error("rmcl-hub evaluate: %s", error)
         return 2
-    for name, threat in evaluation.record["threats"].items():
-        overall = threat["numbers"]["overall"]
-        logger.info(
-            "%s: clean %.1f, robust %.1f",
-            name,
-            100 * overall["clean_accuracy"]["value"],
-            100 * overall["robust_accuracy"]["value"],
-        )
-        for attack, entry in threat["attacks"].items():
-            logger.info(
-                "   %s: %.1f  %s", attack, 100 * entry["numbers"]["robust_accuracy"]["value"], entry["cost"]
-            )
+    for line in summary_lines(evaluation.record):
+        logger.info("%s", line)
+    logger.info("Written to %s", arguments.output_dir)
     return 0
+
+
+def summary_lines(record: dict[str, Any]) -> Iterator[str]:
+    """A Markdown table of the threat models, and why a verdict is not `trusted`."""
+    yield "| threat model | clean | robust [95 %] | attack success | at 8 bits | verdict |"
+    yield "|---|---|---|---|---|---|"
+    for name, threat in record["threats"].items():
+        numbers = threat["numbers"]["overall"]
+        clean, robust, success, rounded = (
+            numbers[key]
+            for key in ("clean_accuracy", "robust_accuracy", "attack_success_rate", "robust_accuracy_8bit")
+        )
+        yield (
+            f"| {name} | {_percent(clean)} | {_percent(robust)} [{100 * robust['low']:.1f}, "
+            f"{100 * robust['high']:.1f}] | {_percent(success)} | {_percent(rounded)} | {threat['verdict']} |"
+        )
+    for name, threat in record["threats"].items():
+        publishable = "" if threat["publishable"] else "; not for publication"
+        yield f"\n{name}: {threat['verdict']}{publishable}"
+        yield from (f"  - {reason}" for reason in threat["reasons"])
+
+
+def _percent(rate: dict[str, Any]) -> str:
+    return "n/a" if rate["value"] is None else f"{100 * rate['value']:.1f}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--effort", default="standard", help="standard or quick")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--trained-with",
+        nargs="*",
+        default=[],
+        metavar="ATTACK",
+        help="attacks that training used, such as pgd",
+    )
+    parser.add_argument(
+        "--defence", help="what the model does at test time against attacks, in words; 'none' if nothing"
+    )
     parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluation"))
     return parser
 

@@ -4,19 +4,25 @@ import datetime
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rmcl_hub.attacks.base import Attack
+import torch
+from tqdm.auto import tqdm
+
+from rmcl_hub.attacks.base import Attack, frozen
 from rmcl_hub.attacks.threat_model import ThreatModel
 
 from .adversarial_examples import AdversarialWriter
-from .attack_loop import RobustnessResult
+from .attack_loop import RobustnessResult, batches
 from .attack_suite import EFFORTS, LossAttack, Suite, SuiteInputs, build_suite
-from .outcomes import Outcome, save_outcomes, summarise
-from .provenance import code_revision, library_versions, model_digest
+from .audit import judge
+from .evidence import Evidence, ProbeData, Setting, probe_model, probe_threat, search_longer
+from .outcomes import OVERALL, Outcome, save_outcomes, summarise
+from .provenance import batch_digest, code_revision, library_versions, model_digest
 from .results import write_atomically
+from .split_hygiene import image_overlap
 from .task_attack import attack_task
 from .tasks import Task, build_task
 from .victims import Victim, as_victim
@@ -26,6 +32,8 @@ logger = logging.getLogger(__name__)
 EVALUATION_FILE = "evaluation.json"
 OUTCOMES_FILE = "outcomes.parquet"
 FORMAT = "rmcl-hub-evaluation/1"
+PROBE_EXAMPLES = 64
+"""Examples behind the probes of the audit; the longer search looks at all."""
 
 
 @dataclass
@@ -79,7 +87,8 @@ def evaluate_robustness(
         task: `"vqa"`, `"nlvr2"`, `"matching"`, `"mlm"`, `"image-classification"`, or a `Task` of your own.
         threat_models: Presets or YAML files (`ThreatModel.load`), or names of your own to threat models.
         batch_size: Examples per batch.
-        effort: `"standard"` (AutoAttack's steps and queries) or `"quick"` (a fifth of the steps and less).
+        effort: `"full"` (AutoAttack's 100 steps and 5000 queries), `"standard"` (half and a fifth of it) or
+            `"quick"` (a fifth and a twenty-fifth).
         max_examples: A seeded random subset of this size; None takes all.
         seed: Of the subset and of the random attacks.
         train_dataset: What the model was trained on, to show that no image is in both. Without it the audit
@@ -104,63 +113,155 @@ def evaluate_robustness(
     victim = as_victim(model, processor, task.name, defence)
     _check_model(victim, threats)
     tested = _subset(dataset, max_examples, seed)
-    suites = {
-        name: _suite(threat, victim, task, effort, seed, adaptive_attacks or {})
-        for name, threat in threats.items()
-    }
-    attacks = {
-        f"{threat}/{name}": attack for threat, suite in suites.items() for name, attack in suite.items()
-    }
-    unions = {threat: [f"{threat}/{name}" for name in suite] for threat, suite in suites.items()}
+    inputs = SuiteInputs(task.tokenizer, task.max_text_length, victim.image_mean, victim.image_std, seed)
+    suites = {name: build_suite(threat, EFFORTS[effort], inputs) for name, threat in threats.items()}
+    _add_adaptive(suites, threats, adaptive_attacks or {})
     result = attack_task(
         victim,
         tested,
         task,
-        attacks,
+        {f"{threat}/{name}": attack for threat, suite in suites.items() for name, attack in suite.items()},
         batch_size=batch_size,
-        unions=unions,
-        num_pairs=0,
+        unions={threat: [f"{threat}/{name}" for name in suite] for threat, suite in suites.items()},
+        num_pairs=num_pairs,
         keep=AdversarialWriter(output_dir) if output_dir else None,
     )
-    evaluation = Evaluation(_record(victim, task, threats, suites, result), result.outcomes)
+    data = _probe_data(victim, tested, task, batch_size)
+    setting = Setting(
+        task=task.name,
+        num_classes=victim.predict(data.batches[0]).shape[-1],
+        trained_with=list(trained_with),
+        defence=victim.defence,
+        adaptive=list(adaptive_attacks or {}),
+        overlap=None if train_dataset is None else image_overlap(train_dataset, tested),
+        stored=output_dir is not None,
+        sampling=_sampling(dataset, tested, seed),
+        float32=all(parameter.dtype == torch.float32 for parameter in victim.module.parameters()),
+    )
+    shared = probe_model(victim, task, data)
+    evidence = {
+        name: _evidence(name, threat, suites[name], result, setting) for name, threat in threats.items()
+    }
+    for name, threat in tqdm(threats.items(), desc="audit", unit="threat model"):
+        survivors = [
+            index for index, row in enumerate(evidence[name].outcomes["all"]) if row.adversarial_correct
+        ]
+        evidence[name].probes = {
+            **shared,
+            **probe_threat(victim, task, threat, EFFORTS[effort], data),
+            "longer": search_longer(
+                victim, task, threat, EFFORTS[effort], inputs, tested, survivors, batch_size
+            ),
+        }
+    record = {
+        "format": FORMAT,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "task": task.name,
+        "answers": list(task.answers),
+        "model": {"class": type(victim.module).__name__, "digest": model_digest(victim.module)},
+        "data": {
+            "num_examples": len(tested),
+            "num_available": len(dataset),
+            "sampling": setting.sampling,
+            "digest": batch_digest(task.collate([row]) for row in tested),
+            "overlap": setting.overlap,
+        },
+        "code": {"revision": code_revision(), "versions": library_versions()},
+        "settings": {
+            "effort": effort,
+            **asdict(EFFORTS[effort]),
+            "batch_size": batch_size,
+            "seed": seed,
+            "trained_with": setting.trained_with,
+            "defence": setting.defence,
+            "adaptive_attacks": setting.adaptive,
+        },
+        "threats": {name: _threat_record(name, found, result) for name, found in evidence.items()},
+    }
+    evaluation = Evaluation(record, result.outcomes)
     if output_dir:
         evaluation.save(output_dir)
     return evaluation
 
 
-def _record(
-    victim: Victim,
-    task: Task,
-    threats: Mapping[str, ThreatModel],
+def _add_adaptive(
     suites: Mapping[str, Suite],
-    result: RobustnessResult,
-) -> dict[str, Any]:
-    summary = summarise({0: result.outcomes})
-    return {
-        "format": FORMAT,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "task": task.name,
-        "model": {"class": type(victim.module).__name__, "digest": model_digest(victim.module)},
-        "code": {"revision": code_revision(), "versions": library_versions()},
-        "threats": {
-            name: {
-                "threat_model": threat.to_dict(),
-                "digest": threat.digest,
-                "sentence": str(threat),
-                "numbers": summary[name],
-                "cost": asdict(result.cost[name]),
-                "attacks": {
-                    attack: {
-                        "loss": suites[name][attack].loss,
-                        "numbers": summary[f"{name}/{attack}"]["overall"],
-                        "cost": asdict(result.cost[f"{name}/{attack}"]),
-                    }
-                    for attack in suites[name]
-                },
-            }
-            for name, threat in threats.items()
-        },
+    threats: Mapping[str, ThreatModel],
+    adaptive: Mapping[str, Attack | LossAttack],
+) -> None:
+    for name, given in adaptive.items():
+        attack = given if isinstance(given, LossAttack) else LossAttack(given)
+        allowed = [key for key, threat in threats.items() if threat.allows(attack.attack.threat_model)]
+        if not allowed:
+            raise ValueError(
+                f"adaptive attack {name!r} ({attack.attack.threat_model}) is within none of the threat "
+                f"models {', '.join(threats)}; give it the same norm and budget as one of them."
+            )
+        for key in allowed:
+            if name in suites[key]:
+                raise ValueError(f"there is an attack {name!r} in the ensemble already; rename yours.")
+            suites[key][name] = attack
+
+
+def _probe_data(victim: Victim, tested: Any, task: Task, batch_size: int) -> ProbeData:
+    """The first batches; they are random, for the data are a random subset."""
+    rows, prepared = [], []
+    with frozen(victim.module):
+        for chosen, batch in batches(victim, tested, task.collate, min(batch_size, PROBE_EXAMPLES)):
+            rows.append(chosen)
+            prepared.append(batch)
+            if sum(map(len, rows)) >= PROBE_EXAMPLES:
+                break
+    return ProbeData(rows, prepared)
+
+
+def _evidence(
+    name: str, threat: ThreatModel, suite: Suite, result: RobustnessResult, setting: Setting
+) -> Evidence:
+    by_attack: dict[str, list[Outcome]] = {attack: [] for attack in ("all", *suite)}
+    for row in result.outcomes:
+        if row.attack == name:
+            by_attack["all"].append(row)
+        elif row.attack.startswith(f"{name}/"):
+            by_attack[row.attack.removeprefix(f"{name}/")].append(row)
+    costs = {attack: result.cost[f"{name}/{attack}"] for attack in suite}
+    return Evidence(threat, suite, by_attack, {"all": result.cost[name], **costs}, setting)
+
+
+def _threat_record(name: str, evidence: Evidence, result: RobustnessResult) -> dict[str, Any]:
+    summaries = {
+        attack: summarise({0: [replace(row, attack=attack) for row in rows]})[attack]
+        for attack, rows in evidence.outcomes.items()
     }
+    return {
+        "threat_model": evidence.threat.to_dict(),
+        "digest": evidence.threat.digest,
+        "sentence": str(evidence.threat),
+        **judge(evidence).to_dict(),
+        "numbers": summaries["all"],
+        "cost": asdict(evidence.costs["all"]),
+        "attacks": {
+            attack: {
+                "loss": evidence.suite[attack].loss,
+                "threat_model": evidence.suite[attack].attack.threat_model.to_dict(),
+                "numbers": summaries[attack][OVERALL],
+                "cost": asdict(evidence.costs[attack]),
+            }
+            for attack in evidence.suite
+        },
+        "probes": evidence.probes,
+        "pairs": [
+            {**pair, "attack": pair["attack"].removeprefix(f"{name}/")}
+            for pair in result.pairs
+            if pair["attack"] == name
+        ],
+    }
+
+
+def _sampling(dataset: Any, tested: Any, seed: int) -> str:
+    if len(tested) == len(dataset):
+        return f"all {len(dataset)} examples"
+    return f"a random {len(tested)} of {len(dataset)} examples, seed {seed}"
 
 
 def _named_threats(given: Sequence[str | Path] | Mapping[str, ThreatModel]) -> dict[str, ThreatModel]:
@@ -202,16 +303,3 @@ def _subset(dataset: Any, max_examples: int | None, seed: int) -> Any:
     if max_examples is None or max_examples >= len(dataset):
         return dataset
     return dataset.shuffle(seed=seed).select(range(max_examples))
-
-
-def _suite(
-    threat: ThreatModel,
-    victim: Victim,
-    task: Task,
-    effort: str,
-    seed: int,
-    adaptive: Mapping[str, Attack | LossAttack],
-) -> Suite:
-    inputs = SuiteInputs(task.tokenizer, task.max_text_length, victim.image_mean, victim.image_std, seed)
-    suite = build_suite(threat, EFFORTS[effort], inputs)
-    return suite

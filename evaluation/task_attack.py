@@ -1,6 +1,6 @@
 """Attack the answers of a labelled task: one loop for every head, every attack and every loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,7 +72,15 @@ def attack_task(
         columns=task.columns,
         num_pairs=num_pairs,
         keep=keep,
+        token_ids=_token_ids(task) if task.tokenizer is not None else None,
     )
+
+
+def _token_ids(task: Task) -> Callable[[list[str]], list[list[int]]]:
+    def encode(texts: list[str]) -> list[list[int]]:
+        return task.tokenizer(texts, truncation=True, max_length=task.max_text_length)["input_ids"]
+
+    return encode
 
 
 def task_objective(victim: Victim, loss: Loss) -> JointObjective:
