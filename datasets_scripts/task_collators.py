@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -145,3 +145,83 @@ class StatementCollator(PairCollator):
         for name in ("pixel_values", "pixel_mask"):
             batch[name] = batch[name].unflatten(0, (len(examples), 2))  # (batch, 2, ...)
         return {**batch, "labels": torch.tensor([int(example["label"]) for example in examples])}
+
+
+class MatchingCollator(PairCollator):
+    """Pairs that are true or not; `labels (batch,)`, 1 = the text is the image's own."""
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate rows with `image`, `image_id`, `caption` and `label`."""
+        examples, images = self.readable(examples, "image")
+        batch = self.encode(images, [example["caption"] for example in examples])
+        return {**batch, "labels": torch.tensor([int(example["label"]) for example in examples])}
+
+
+class MaskedWordCollator(PairCollator):
+    """Captions with one word masked; `labels (batch,)` is its id in the vocabulary, `mask_token_id (batch,)`
+    that of the mask.
+
+    Masked is the last word of one word piece that is not spared: what the caption is about, more often than
+    the first one.
+
+    Args:
+        processor: See `PairCollator`.
+        spared: Lower-case words that are never masked, such as stop words.
+        kwargs: Of `PairCollator`.
+    """
+
+    def __init__(self, processor: ProcessorMixin, spared: Collection[str] = (), **kwargs: Any) -> None:
+        super().__init__(processor, **kwargs)
+        self.spared = frozenset(spared)
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate rows with `image`, `image_id` and `captions`."""
+        examples, images = self.readable(examples, "image")
+        masked = [self._mask(self._caption(example)) for example in examples]
+        labels = torch.tensor([label for _, label in masked])
+        mask_id = torch.full_like(labels, self.processor.tokenizer.mask_token_id)
+        return {
+            **self.encode(images, [text for text, _ in masked]),
+            "labels": labels,
+            "mask_token_id": mask_id,
+        }
+
+    def _mask(self, caption: str) -> tuple[str, int]:
+        """The caption without the word, and the word's id."""
+        tokenizer = self.processor.tokenizer
+        encoded = tokenizer(
+            caption, truncation=True, max_length=self.max_text_length, return_offsets_mapping=True
+        )
+        ids, words = encoded["input_ids"], encoded.word_ids()
+        for place in reversed(range(len(ids))):
+            start, end = encoded["offset_mapping"][place]
+            word = caption[start:end]
+            one_piece = words.count(words[place]) == 1 and ids[place] != tokenizer.unk_token_id
+            if one_piece and word.isalpha() and word.lower() not in self.spared:
+                return caption[:start] + tokenizer.mask_token + caption[end:], ids[place]
+        raise ValueError(
+            f"caption {caption!r} has no word of one word piece to mask; drop such rows before the "
+            "evaluation."
+        )
+
+
+class LabelledImageCollator:
+    """Images with a class, `labels (batch,)`; there is no text (`text` is empty).
+
+    Args:
+        image_processor: Makes images of one size, as those of image classifiers do.
+    """
+
+    def __init__(self, image_processor: Any) -> None:
+        self.image_processor = image_processor
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate rows with `image`, `image_id` and `label`."""
+        images = [decode_image(example["image"], example["image_id"]) for example in examples]
+        pixels = self.image_processor(images, return_tensors="pt")["pixel_values"]
+        return {
+            "pixel_values": pixels,
+            "pixel_mask": torch.ones(len(pixels), *pixels.shape[-2:], dtype=torch.long),
+            "labels": torch.tensor([int(example["label"]) for example in examples]),
+            "text": [""] * len(examples),
+        }

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from rmcl_hub.attacks.base import Batch
 from rmcl_hub.attacks.synonyms import STOP_WORDS
-from rmcl_hub.datasets_scripts.task_collators import PairCollator, QuestionCollator, StatementCollator
+from rmcl_hub.datasets_scripts.task_collators import (
+    LabelledImageCollator,
+    MaskedWordCollator,
+    MatchingCollator,
+    QuestionCollator,
+    StatementCollator,
+)
 
 from .attack_loop import CAPTION_COLUMNS, NLVR2_COLUMNS, VQA_COLUMNS, Collate, Columns
+from .victims import Victim
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,9 @@ def build_task(name: str, model: Any, processor: Any, max_text_length: int = 40)
 
     Rows of `"vqa"` have `image`, `question_id`, `question`, `question_type`, `concept`, `answers`, `scores`;
     of `"nlvr2"`: `left_image`, `right_image`, `identifier`, `statement`, `statement_type`, `concept`,
-    `label`; of `"matching"`: `image`, `image_id`, `concept`, `caption`, `label` (see `matching_pairs`); of `"mlm"`:
-    `image`, `image_id`, `concept`, `captions` (the first one is used); of `"image-classification"`: `image`,
-    `image_id`, `label`.
+    `label`; of `"matching"`: `image`, `image_id`, `concept`, `caption`, `label` (see `matching_pairs`); of
+    `"mlm"`: `image`, `image_id`, `concept`, `captions` (the first one is used); of `"image-classification"`:
+    `image`, `image_id`, `label`.
 
     Raises:
         ValueError: If there is no such task, or the model's head does not fit it.
@@ -74,6 +78,11 @@ def _nlvr2(model: Any, processor: Any, max_text_length: int) -> Task:
 
 
 def _matching(model: Any, processor: Any, max_text_length: int) -> Task:
+    if hasattr(model, "rank_output"):
+        raise ValueError(
+            f"{type(model).__name__} gives a pair one score, to rank it, and says of none whether it is "
+            "true; use evaluate_robust_retrieval, or the two matching logits of RMCLViltForPreTraining."
+        )
     collator = MatchingCollator(processor, max_text_length=max_text_length, max_unreadable=0)
     return Task(
         "matching", collator, CAPTION_COLUMNS, ("no pair", "pair"), processor.tokenizer, max_text_length
@@ -82,7 +91,7 @@ def _matching(model: Any, processor: Any, max_text_length: int) -> Task:
 
 def _masked_words(model: Any, processor: Any, max_text_length: int) -> Task:
     collator = MaskedWordCollator(
-        processor, max_text_length=max_text_length, max_unreadable=0, draw_caption=False
+        processor, STOP_WORDS, max_text_length=max_text_length, max_unreadable=0, draw_caption=False
     )
     return Task("mlm", collator, CAPTION_COLUMNS, (), processor.tokenizer, max_text_length)
 
@@ -104,93 +113,65 @@ TASKS = tuple(_BUILDERS)
 
 
 def matching_pairs(dataset: Any, seed: int = 0) -> Any:
-    """True and false pairs from captioned images: one row per image, every second one with a caption that
-    belongs to another image.
+    """True and false pairs from captioned images: one row per image, every second one with the first caption
+    of an image of another concept.
+
+    No false pair is one of the data's own: not even up to case and spacing does an image get a caption that
+    it has, nor one of an image of its concept. The same images and seed give the same pairs.
 
     Args:
         dataset: Map-style `datasets.Dataset` with `image`, `image_id`, `concept` and `captions`.
-        seed: Of the permutation that the false captions come from.
+        seed: Of the permutation that chooses the images with false captions, and the captions.
+
+    Returns:
+        The data set with the columns `caption` and `label`, 1 = the image's own; half of the labels, rounded
+        up, are 1.
 
     Raises:
-        ValueError: If there are fewer than two images.
+        ValueError: If there are fewer than two images, or no other image has a caption for one.
     """
     if len(dataset) < 2:
         raise ValueError(f"false pairs need at least two images, got {len(dataset)}.")
-    captions = dataset["captions"]
-    order = np.random.default_rng(seed).permutation(len(captions))
-    texts, labels = [own[0] for own in captions], [1] * len(captions)
-    # Every second image of a random order takes the first caption of the next one, unless that is its own.
+    captions, concepts = dataset["captions"], dataset["concept"]
+    own = [{_plain(caption) for caption in texts} for texts in captions]
+    order = np.random.default_rng(seed).permutation(len(captions)).tolist()
+    texts, labels = [texts[0] for texts in captions], [1] * len(captions)
     for place in range(0, len(order) - 1, 2):
-        row, other = int(order[place]), int(order[place + 1])
-        if captions[other][0] not in captions[row]:
-            texts[row], labels[row] = captions[other][0], 0
+        row = order[place]
+        others = (order[(place + step) % len(order)] for step in range(1, len(order)))
+        fitting = (
+            captions[other][0]
+            for other in others
+            if concepts[other] != concepts[row] and _plain(captions[other][0]) not in own[row]
+        )
+        false = next(fitting, None)
+        if false is None:
+            raise ValueError(
+                f"every caption fits image {dataset[row]['image_id']!r}, so it has no false one; pairs need "
+                "images of at least two concepts."
+            )
+        texts[row], labels[row] = false, 0
     return dataset.add_column("caption", texts).add_column("label", labels)
 
 
-class MatchingCollator(PairCollator):
-    """Pairs that are true or not; `labels (batch,)`, 1 = the text is the image's own."""
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
-        """Collate rows with `image`, `image_id`, `caption` and `label`."""
-        examples, images = self.readable(examples, "image")
-        labels = torch.tensor([int(example["label"]) for example in examples])
-        return {**self.encode(images, [example["caption"] for example in examples]), "labels": labels}
-
-
-class MaskedWordCollator(PairCollator):
-    """Captions with one word masked; `labels (batch,)` is its id in the vocabulary.
-
-    Masked is the last word of one word piece that is no stop word: what the caption is about, more often than
-    the first one.
-    """
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
-        """Collate rows with `image`, `image_id` and `captions`."""
-        examples, images = self.readable(examples, "image")
-        masked = [self._mask(self._caption(example)) for example in examples]
-        batch = self.encode(images, [text for text, _ in masked])
-        mask_id: Any = self.processor.tokenizer.mask_token_id
-        labels = torch.tensor([label for _, label in masked])
-        return {**batch, "labels": labels, "mask_token_id": torch.full_like(labels, mask_id)}
-
-    def _mask(self, caption: str) -> tuple[str, int]:
-        tokenizer = self.processor.tokenizer
-        encoded = tokenizer(
-            caption, truncation=True, max_length=self.max_text_length, return_offsets_mapping=True
-        )
-        words = encoded.word_ids()
-        for place in reversed(range(len(words))):
-            start, end = encoded["offset_mapping"][place]
-            word = caption[start:end]
-            if words.count(words[place]) == 1 and word.isalpha() and word.lower() not in STOP_WORDS:
-                return caption[:start] + tokenizer.mask_token + caption[end:], encoded["input_ids"][place]
-        raise ValueError(
-            f"caption {caption!r} has no word of one word piece to mask; drop such rows before the "
-            "evaluation."
-        )
-
-
-class LabelledImageCollator:
-    """Images with a class; there is no text (`text` is empty)."""
-
-    def __init__(self, image_processor: Any) -> None:
-        self.image_processor = image_processor
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
-        """Collate rows with `image` (PIL) and `label`."""
-        images = [example["image"].convert("RGB") for example in examples]
-        pixels: Tensor = self.image_processor(images, return_tensors="pt")["pixel_values"]
-        mask = torch.ones(len(pixels), *pixels.shape[-2:], dtype=torch.long)
-        labels = torch.tensor([int(example["label"]) for example in examples])
-        return {"pixel_values": pixels, "pixel_mask": mask, "labels": labels, "text": [""] * len(labels)}
+def _plain(caption: str) -> str:
+    return " ".join(caption.lower().split())
 
 
 def _class_names(model: Any, task: str) -> list[str]:
     """The answers of a head, in the order of its logits."""
-    id2label = getattr(getattr(model, "config", None), "id2label", None)
+    head = model.module if isinstance(model, Victim) else model
+    id2label = getattr(getattr(head, "config", None), "id2label", None)
     if not id2label:
         raise ValueError(
-            f"Task {task!r} reads the answers from model.config.id2label, which {type(model).__name__} has "
+            f"Task {task!r} reads the answers from model.config.id2label, which {type(head).__name__} has "
             "not; set it, or pass a Task of your own."
         )
-    return [id2label[index] for index in sorted(id2label)]
+    names = [id2label[index] for index in sorted(id2label)]
+    if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
+        raise ValueError(
+            f"Task {task!r} reads the answers from model.config.id2label, but the {len(names)} logits of "
+            f"{type(head).__name__} have no names (LABEL_0, ...), so no answer could be right; set "
+            "config.id2label to the answers that the head was trained with."
+        )
+    return names
