@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import set_seed
 
-from rmcl_hub.attacks.base import model_inputs
+from rmcl_hub.attacks.base import model_inputs, select_rows
 from rmcl_hub.attacks.synonyms import STOP_WORDS, SynonymTable
 from rmcl_hub.attacks.threat_model import ThreatModel
 from rmcl_hub.evaluation.metrics import attack_success_rate, robust_accuracy, words_changed
@@ -68,7 +68,7 @@ def make_batch(tiny_tokenizer):
 
 
 class WordSum:
-    """A value for every word under each of two pictures, mixed as the picture is and summed; counts rows."""
+    """A value for every word under each of two pictures, mixed as the picture is, and summed."""
 
     def __init__(self, tokenizer, values=None):
         self.table = torch.randn(len(tokenizer), 2, generator=torch.Generator().manual_seed(5))
@@ -76,10 +76,10 @@ class WordSum:
             self.table.zero_()
             for word, value in values.items():
                 self.table[tokenizer.convert_tokens_to_ids(word)] = torch.tensor(value)
-        self.rows = 0
+        self.texts = []
 
     def __call__(self, batch):
-        self.rows += len(batch["text"])
+        self.texts += batch["text"]
         words = (self.table[batch["input_ids"]] * batch["attention_mask"].unsqueeze(-1)).sum(dim=1)
         return (words * batch["pixel_values"]).sum(dim=1) + batch["labels"]  # (rows,)
 
@@ -194,6 +194,21 @@ def test_the_image_decides_which_word_is_misspelt(tiny_tokenizer, make_batch):
     assert "red" not in right
 
 
+def test_answers_about_another_image_are_forgotten(tiny_tokenizer, make_batch):
+    """Also those about an example that was left alone, and those of an attack that broke off."""
+    objective = WordSum(tiny_tokenizer, {"dog": LEFT, "cat": RIGHT})
+    attack = TextAttackBridge(synonym_attack(SYNONYMS), tiny_tokenizer, ANY, stop_at=0.0)
+    batch = make_batch(["a dog"] * 2, [LEFT, RIGHT])
+
+    def broken(batch):
+        return objective(batch) if batch["text"] == ["a dog"] else objective(batch).sum()
+
+    assert attack(batch, objective).batch["text"] == ["a dog", "a cat"]
+    with pytest.raises(ValueError, match="one loss per example"):
+        attack(select_rows(batch, [1]), broken)
+    assert attack(batch, objective).batch["text"] == ["a dog", "a cat"]
+
+
 @pytest.mark.parametrize("attack", ["deepwordbug", "synonyms", textattack.attack_recipes.DeepWordBugGao2018])
 def test_on_a_model_with_a_margin(attack, tiny_config, tiny_tokenizer, tiny_batch):
     model = RMCLViltForQuestionAnswering(tiny_config).eval()
@@ -215,17 +230,27 @@ def test_on_a_model_with_a_margin(attack, tiny_config, tiny_tokenizer, tiny_batc
     assert result.batch["pixel_values"] is batch["pixel_values"]
 
 
+def test_a_substitute_is_not_substituted(tiny_tokenizer, make_batch):
+    """After two words for one, the second word stands where the next of the text stood."""
+    table = SynonymTable({"dog": [("small man", 0.9)], "man": [("woman", 0.9)]})
+    objective = WordSum(tiny_tokenizer, {"dog": (-1.0, 0.0), "woman": LEFT})
+    attack = TextAttackBridge(synonym_attack(table), tiny_tokenizer, ANY)
+    assert attack(make_batch(["dog runs"], [LEFT]), objective).batch["text"] == ["small man runs"]
+
+
 # What it costs
 
 
 def test_one_forward_for_every_text(tiny_tokenizer, make_batch):
-    """Clean, each of big, red and dog deleted, then large, and puppy, cat and bird."""
-    objective = WordSum(tiny_tokenizer)
-    result = TextAttackBridge(synonym_attack(SYNONYMS), tiny_tokenizer, ANY)(
-        make_batch(["a big red dog", "the red"]), objective
-    )
-    assert result.forwards == objective.rows == (1 + 3 + 4) + (1 + 1)
-    assert result.backwards == 0
+    """The clean text, without each word that is no stop word, and with each substitute."""
+    objective = WordSum(tiny_tokenizer, {"red": (-1.0, -1.0)})
+    attack = TextAttackBridge(synonym_attack(SYNONYMS), tiny_tokenizer, ANY)
+    result = attack(make_batch(["a big red dog", "the red"]), objective)
+    shortened = ["a red dog", "a big dog", "a big red "]
+    substituted = ["a large red dog", "a big red puppy", "a big red cat", "a big red bird"]
+    assert sorted(objective.texts[:8]) == sorted(["a big red dog", *shortened, *substituted])
+    assert objective.texts[8:] == ["the red", "the "]
+    assert (result.forwards, result.backwards) == (10, 0)
 
 
 @pytest.mark.parametrize("budget", [1, 4, 6, 8, 50])
@@ -233,7 +258,7 @@ def test_the_query_budget_is_per_example(budget, tiny_tokenizer, make_batch):
     objective = WordSum(tiny_tokenizer)
     attack = TextAttackBridge(synonym_attack(SYNONYMS), tiny_tokenizer, ANY, query_budget=budget)
     result = attack(make_batch(["a big red dog"] * 2), objective)
-    assert result.forwards == objective.rows == 2 * min(budget, 8)
+    assert result.forwards == len(objective.texts) == 2 * min(budget, 8)
     if budget <= 4:
         assert result.batch["text"] == ["a big red dog"] * 2
 
@@ -271,8 +296,8 @@ def test_the_word_budget_is_kept_and_used(recipe, preset, most, tiny_tokenizer, 
 
 @pytest.mark.parametrize(
     ("ending", "accepted"),
-    [("a cat", True), ("a puppy", False), ("a dog", False), ("the cat", False)],
-    ids=["better", "worse", "clean", "better but two words"],
+    [("a cat", True), ("a puppy", False), ("a bird", False), ("the cat", False)],
+    ids=["better", "worse", "no better", "better but two words"],
 )
 def test_an_ending_is_taken_only_if_better_and_within_budget(ending, accepted, tiny_tokenizer, make_batch):
     objective = WordSum(tiny_tokenizer, {"cat": LEFT, "puppy": (-1.0, 0.0), "the": LEFT})
@@ -321,18 +346,31 @@ def test_the_objective_sees_the_labels_of_the_example(tiny_tokenizer, make_batch
     assert (result.loss_before.tolist(), result.loss_after.tolist()) == ([1.0, 5.0], [2.0, 6.0])
 
 
+class DrawnNumbers(textattack.transformations.WordSwap):
+    """A word becomes a number from each of the global generators."""
+
+    deterministic = False
+
+    def _get_replacement_words(self, word):
+        numpy = np.random.randint(10**6)  # noqa: NPY002
+        return [f"{random.randrange(10**6)}*{numpy}*{torch.randint(10**6, ()).item()}"]
+
+
 def test_rows_are_independent_and_random_choices_repeat(tiny_tokenizer, make_batch):
     misspelt = WordSum(tiny_tokenizer, {"[UNK]": (1.0, 1.0)})
+    draws = textattack.Attack(
+        synonym_attack(SYNONYMS).goal_function, [RepeatModification()], DrawnNumbers(), GreedyWordSwapWIR()
+    )
 
     def attack(texts, seed=0):
-        bridge = TextAttackBridge("deepwordbug", tiny_tokenizer, ANY, seed=seed)
+        bridge = TextAttackBridge(draws, tiny_tokenizer, ANY, seed=seed)
         return bridge(make_batch(texts, [LEFT] * len(texts)), misspelt).batch["text"]
 
-    together = attack(TEXTS)
-    assert together != TEXTS
-    assert attack(TEXTS) == together
-    assert [attack([text])[0] for text in TEXTS] == together
-    assert attack(TEXTS, seed=1) != together
+    together = attack(["dog", "cat runs"])
+    set_seed(7)
+    assert attack(["cat runs", "dog"]) == together[::-1]
+    others = attack(["dog"], seed=1)[0].split("*")
+    assert all(number != other for number, other in zip(together[0].split("*"), others, strict=True))
 
 
 def test_the_global_generators_go_on_as_if_nothing_had_happened(tiny_tokenizer, make_batch):
