@@ -95,6 +95,18 @@ def test_work_is_what_the_formula_says(
         assert counter.backwards == gradients
 
 
+def test_every_text_is_tried_beside_its_own_image(
+    joint_objective: JointObjective,
+    tokenizer: PreTrainedTokenizerFast,
+    synonyms: SynonymTable,
+    make_batch: Any,
+) -> None:
+    batch = make_batch(["a big car on the road", "a big car on the road"])
+    result = GeometryAttack(tokenizer, synonyms)(batch, joint_objective)
+    assert (result.loss_after > result.loss_before).all()
+    torch.testing.assert_close(result.loss_after, joint_objective(result.batch))
+
+
 def test_gradients_follow_words_that_became_longer(
     tokenizer: PreTrainedTokenizerFast, make_batch: Any, linear_words: Any
 ) -> None:

@@ -225,6 +225,18 @@ def test_only_synonyms_spare_stop_words_and_must_be_known_to_the_tokenizer(
     assert attack.threat_model.min_cosine is None
 
 
+@all_attacks
+def test_substitutes_that_the_tokenizer_cannot_tell_from_the_word_are_not_tried(
+    joint_objective: JointObjective, tokenizer: PreTrainedTokenizerFast, make_batch: Any, attack_class: Any
+) -> None:
+    table = SynonymTable({"car": [("c\u00e1r", 0.9)], "road": [("r\u00f3ad", 0.9)]})  # it strips accents
+    batch = make_batch(["a car on the road"])
+    result = attack_class(tokenizer, table)(batch, joint_objective)
+    assert result.batch["text"] == batch["text"]
+    assert result.forwards == 1
+    assert torch.equal(result.loss_after, result.loss_before)
+
+
 @greedy_attacks
 def test_thresholds_of_candidates(
     tokenizer: PreTrainedTokenizerFast,
