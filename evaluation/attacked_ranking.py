@@ -65,11 +65,20 @@ class Ranking:
         return best_ranks(self.scores[self.checked], self.relevant[self.checked])
 
     def errors(self, clean: "Ranking") -> dict[str, RecallError]:
-        """What the shortlist changes; attacked ranks count where they are worse than the clean ones."""
+        """What the shortlist changes in the recall under attack; of the clean ranking itself: in its own."""
         if not self.checked.any():
             return {}
-        ranks = np.maximum(self.ranks(), clean.ranks())[self.checked]
-        return recall_errors(ranks, np.maximum(self.exact_ranks(), clean.exact_ranks()), self.cutoffs)
+        ranks = self.worse_ranks(clean.ranks(), self.ranks())[self.checked]
+        exact_ranks = self.worse_ranks(clean.exact_ranks(), self.exact_ranks())
+        return recall_errors(ranks, exact_ranks, self.cutoffs)
+
+    def worse_ranks(self, clean: NDArray[np.int_], attacked: NDArray[np.int_]) -> NDArray[np.int_]:
+        """The worse of clean and attacked ranks; a query that is lost already stays where it is."""
+        return np.where(self.is_found(clean), np.maximum(clean, attacked), clean)
+
+    def is_found(self, ranks: NDArray[np.int_]) -> NDArray[np.bool_]:
+        """Whether a rank is within the largest K, so that there is something to attack."""
+        return ranks <= self.cutoffs[-1]
 
 
 class GallerySearch:

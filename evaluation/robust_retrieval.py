@@ -58,8 +58,9 @@ class QueryOutcome(TypedDict):
     """One query under one attack.
 
     `rank` is the worse of `clean_rank` and `attacked_rank`; the latter is None where the query was not
-    attacked. `distance` is the largest change of a pixel in [0, 1] in an attacked picture, or the most words
-    changed in an attacked text; `texts` are the attacked texts that differ from the clean ones.
+    attacked, or only to check the shortlist. `distance` is the largest change of a pixel in [0, 1] in an
+    attacked picture, or the most words changed in an attacked text; `texts` are the attacked texts that
+    differ from the clean ones.
     """
 
     query: str
@@ -198,7 +199,7 @@ def _attack_ranking(
 ) -> RobustDirection:
     clean_ranks = clean.ranks()
     numbers = recall_of_ranks(clean_ranks, clean.relevant)
-    rows = np.flatnonzero((clean_ranks <= clean.cutoffs[-1]) | clean.checked)
+    rows = np.flatnonzero(clean.is_found(clean_ranks) | clean.checked)
     saved = int((~clean.wanted).sum())
     results: dict[str, AttackedRecall] = {}
     for name, attack in attacks.items():
@@ -208,7 +209,7 @@ def _attack_ranking(
             saved += int((~clean.wanted[list(changes)]).sum())
         else:
             attacked, changes = search.attack_gallery(name, attack, clean, rows)
-        ranks = np.maximum(clean_ranks, attacked.ranks())
+        ranks = clean.worse_ranks(clean_ranks, attacked.ranks())
         results[name] = {
             "threat_model": attack.threat_model.to_dict(),
             "threat_model_hash": attack.threat_model.digest,
@@ -219,7 +220,7 @@ def _attack_ranking(
             "backwards": search.attacker.backwards - backwards,
             "seconds": time.perf_counter() - started,
             "shortlist_error": attacked.errors(clean),
-            "outcomes": _outcomes(search, clean, attacked, changes, set(rows.tolist()), labels),
+            "outcomes": _outcomes(search, clean, attacked, changes, labels),
         }
     return {
         "num_queries": numbers["num_queries"],
@@ -233,25 +234,21 @@ def _attack_ranking(
 
 
 def _outcomes(
-    search: GallerySearch,
-    clean: Ranking,
-    attacked: Ranking,
-    changes: Changes,
-    attacked_rows: set[int],
-    labels: Sequence[str],
+    search: GallerySearch, clean: Ranking, attacked: Ranking, changes: Changes, labels: Sequence[str]
 ) -> list[QueryOutcome]:
-    ranks = zip(clean.queries, clean.ranks().tolist(), attacked.ranks().tolist(), strict=True)
+    before, after = clean.ranks(), attacked.ranks()
+    found, worse = clean.is_found(before), clean.worse_ranks(before, after)
     return [
         {
             "query": labels[query],
             "num_right": int(clean.relevant[row].sum()),
-            "clean_rank": before,
-            "attacked_rank": after if row in attacked_rows else None,
-            "rank": max(before, after),
+            "clean_rank": int(before[row]),
+            "attacked_rank": int(after[row]) if found[row] else None,
+            "rank": int(worse[row]),
             "distance": max((search.distance(*change) for change in changes.get(row, ())), default=0.0),
             "texts": [item for _, item in changes.get(row, ()) if isinstance(item, str)],
         }
-        for row, (query, before, after) in enumerate(ranks)
+        for row, query in enumerate(clean.queries)
     ]
 
 
