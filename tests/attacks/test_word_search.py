@@ -237,6 +237,28 @@ def test_substitutes_that_the_tokenizer_cannot_tell_from_the_word_are_not_tried(
     assert torch.equal(result.loss_after, result.loss_before)
 
 
+@pytest.mark.parametrize(
+    "attack_class", [GREEDY_ATTACKS["random order"], ExhaustiveWordSwap], ids=["random order", "exhaustive"]
+)
+def test_the_largest_loss_is_kept_and_what_is_not_a_number_never(
+    tokenizer: PreTrainedTokenizerFast, make_batch: Any, attack_class: Any
+) -> None:
+    table = SynonymTable({"car": [("auto", 0.9), ("automobile", 0.8), ("street", 0.7), ("road", 0.6)]})
+    attack = attack_class(tokenizer, table, max_change_share=1.0)
+    nan = float("nan")
+    for worth, best in [
+        ({"auto": nan, "automobile": 2.0, "street": 5.0, "road": 1.0, "car": 0.0}, "street"),
+        ({"auto": nan, "automobile": -1.0, "street": nan, "road": -2.0, "car": 0.0}, "car"),
+        ({"auto": 1.0, "automobile": 2.0, "street": 5.0, "road": 1.0, "car": nan}, "car"),  # above what?
+    ]:
+        result = attack(
+            make_batch(["a car"]),
+            lambda batch, worth=worth: torch.tensor([worth[text.split()[1]] for text in batch["text"]]),
+        )
+        assert result.batch["text"] == [f"a {best}"]
+        torch.testing.assert_close(result.loss_after, torch.tensor([worth[best]]), equal_nan=True)
+
+
 @greedy_attacks
 def test_thresholds_of_candidates(
     tokenizer: PreTrainedTokenizerFast,
