@@ -17,11 +17,16 @@ MAX_POINTS = 240
 LETTER = 6.4  # mean width of a letter at 12 px
 
 Interval = tuple[float, float, float]
-"""Value, low end, high end."""
+"""Value (or place on the axis), low end, high end."""
 
 
-def line_chart(curve: Curve) -> Markup:
-    """Draw the series of a curve over a common axis; long series are thinned to about 240 points."""
+def line_chart(curve: Curve, bands: Mapping[str, Sequence[Interval]] | None = None) -> Markup:
+    """Draw the series of a curve over a common axis; long series are thinned to about 240 points.
+
+    Args:
+        curve: Titles and points; points that are not finite are left out.
+        bands: Name of a series to its intervals (x, low, high), drawn as an area in its colour.
+    """
     series = {
         name: [(float(x), float(y)) for x, y in points if isfinite(x) and isfinite(y)]
         for name, points in curve["series"].items()
@@ -30,7 +35,8 @@ def line_chart(curve: Curve) -> Markup:
     if not points:
         return Markup('<p class="empty">no points were logged</p>')
     x_low, x_high = _range([x for x, _ in points])
-    y_low, y_high = _range([y for _, y in points])
+    ends = [end for band in (bands or {}).values() for _, *interval in band for end in interval]
+    y_low, y_high = _range([*(y for _, y in points), *ends])
     ticks = _ticks(y_low, y_high)
     y_low, y_high = min(y_low, ticks[0]), max(y_high, ticks[-1])
 
@@ -43,7 +49,11 @@ def line_chart(curve: Curve) -> Markup:
         for tick in _ticks(x_low, x_high)
         if x_low <= tick <= x_high
     ]
-    for index, line in enumerate(series.values()):
+    for index, (name, line) in enumerate(series.items()):
+        if band := (bands or {}).get(name):
+            around = [at(x, low) for x, low, _ in band] + [at(x, high) for x, _, high in reversed(band)]
+            corners = " ".join(f"{px:.1f},{py:.1f}" for px, py in around)
+            parts.append(f'<polygon points="{corners}" fill="{_colour(index)}" fill-opacity="0.2"/>')
         thinned = line[:: max(1, len(line) // MAX_POINTS)]
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (at(x, y) for x, y in thinned))
         parts.append(

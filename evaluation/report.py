@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from .charts import bar_chart, line_chart
 from .compare import RETENTION, measure_names
@@ -14,7 +14,7 @@ from .outcomes import OVERALL, AttackNumbers
 from .results import Comparison, Example, ModelEntry, Results, check_fields, write_atomically
 
 REPORT_FILE = "report.html"
-TEMPLATE_FILE = Path(__file__).with_name("report_template.html")
+TEMPLATE_FILE = "report_template.html"
 CONCLUSIONS = {
     "better": "more robust",
     "worse": "less robust",
@@ -43,10 +43,8 @@ def write_report(results: Results, folder: str | Path) -> Path:
 
 def render_report(results: Results) -> str:
     """The page as a string; every text of the results is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.globals.update(percent=_percent, signed=_signed, measure_names=measure_names)
     models = results["models"]
-    return environment.from_string(TEMPLATE_FILE.read_text(encoding="utf-8")).render(
+    return report_template(TEMPLATE_FILE).render(
         results=results,
         conclusions=CONCLUSIONS,
         tables=list(_tables(results)),
@@ -71,6 +69,18 @@ def render_report(results: Results) -> str:
     )
 
 
+def report_template(name: str) -> Template:
+    """A template of this folder; whatever it prints is escaped, and an unknown name is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.globals.update(percent=percent, signed=signed, measure_names=measure_names)
+    return environment.get_template(name)
+
+
 def word_difference(clean: str, attacked: str) -> list[tuple[str, str]]:
     """Words of two sentences as runs of ("same" | "del" | "ins", words)."""
     before, after = clean.split(), attacked.split()
@@ -85,11 +95,13 @@ def word_difference(clean: str, attacked: str) -> list[tuple[str, str]]:
     return runs
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in per cent, with one decimal."""
     return f"{100 * share:.1f}"
 
 
-def _signed(difference: float | None) -> str:
+def signed(difference: float | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
     return "n/a" if difference is None else f"{100 * difference:+.1f}".replace("-", "\u2212")
 
 
