@@ -98,11 +98,11 @@ class SquareAttack(PixelAttack):
             if self.stop_at is not None and finished.any():
                 found[rows], found_loss[rows] = pixels, loss
                 going = (~finished).nonzero().squeeze(1)
+                if not len(going):
+                    break
                 rows, pixels, loss = rows[going], pixels[going], loss[going]
                 ball, batch = ball.narrowed(going), select_rows(batch, going.tolist())
                 canvas = _Canvas(ball)
-            if not len(rows):
-                break
             tried = self._propose(canvas, pixels, query, partial(self._draw, search.ball, rows))
             tried_loss = search.evaluate(batch, tried)
             better = tried_loss > loss
