@@ -6,7 +6,9 @@ from torchmetrics.functional.text import word_error_rate
 
 from rmcl_hub.evaluation.metrics import (
     attack_success_rate,
+    best_ranks,
     flip_rate,
+    perturbation_norms,
     recall_at_k,
     robust_accuracy,
     vqa_accuracy,
@@ -120,6 +122,58 @@ class TestRecallAtK:
             recall_at_k(np.eye(2), [[True, False], [False, False]], 1)
         with pytest.raises(ValueError, match=r"both must be \(queries, gallery\)"):
             recall_at_k(np.eye(2), np.eye(2, 3), 1)
+
+
+class TestBestRanks:
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_is_the_smallest_k_that_finds_the_query(self, seed):
+        scores, relevant = random_ranking(seed)
+        expected = [
+            next(k for k in range(1, 13) if recall_at_k(row[None], right[None], k))
+            for row, right in zip(scores, relevant, strict=True)
+        ]
+        ranks = best_ranks(scores, relevant)
+        assert ranks.tolist() == expected
+        assert 1 < ranks.mean() < 12
+
+    def test_right_items_do_not_push_each_other_down(self):
+        assert best_ranks([[5.0, 4.0, 3.0, 2.0]], [[False, True, True, True]]).tolist() == [2]
+
+
+class TestPerturbationNorms:
+    def test_against_torch(self):
+        generator = torch.Generator().manual_seed(0)
+        clean, attacked = torch.rand(2, 5, 3, 4, 6, generator=generator)
+        change = (attacked - clean).flatten(1)
+        for norm, order in (("linf", float("inf")), ("l2", 2)):
+            expected = torch.linalg.vector_norm(change, ord=order, dim=1).numpy()
+            assert perturbation_norms(clean, attacked, norm) == pytest.approx(expected, abs=1e-6)
+
+    def test_pictures_of_several_sizes_and_pairs_of_pictures(self):
+        clean = [np.zeros((3, 2, 2)), np.zeros((2, 3, 4, 4))]
+        attacked = [clean[0] + 0.5, clean[1].copy()]
+        attacked[1][1, 2, 3, 3] = 0.25
+        assert perturbation_norms(clean, attacked).tolist() == [0.5, 0.25]
+        assert perturbation_norms(clean, attacked, "l2") == pytest.approx([0.5 * 12**0.5, 0.25])
+
+    def test_darker_counts_as_much_as_brighter(self):
+        assert perturbation_norms([[0.75, 0.5]], [[0.25, 0.6]]).tolist() == [0.5]
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="norm is 'l1'; expected 'linf' or 'l2'"):
+            perturbation_norms([[0.0]], [[0.0]], "l1")
+        with pytest.raises(ValueError, match="got 1 clean and 2 adversarial pictures"):
+            perturbation_norms([[0.0]], [[0.0], [0.0]])
+        with pytest.raises(ValueError, match="got 0 clean and 0 adversarial pictures"):
+            perturbation_norms([], [])
+        with pytest.raises(ValueError, match=r"picture 1 has shape \(2,\) before and \(1,\) after"):
+            perturbation_norms([[0.0], [0.0, 0.0]], [[0.0], [0.0]])
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got \[-1, 0\]; undo the normalisation"):
+            perturbation_norms([[0.0, -1.0]], [[0.0, 0.0]])
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got \[0, nan\]|got \[nan, nan\]"):
+            perturbation_norms([[0.0]], [[float("nan")]])
+        with pytest.raises(ValueError, match="got none"):
+            perturbation_norms([[]], [[]])
 
 
 class TestVQAAccuracy:

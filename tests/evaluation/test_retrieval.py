@@ -5,13 +5,16 @@ from PIL import Image
 from torch import nn
 from transformers import ViltImageProcessor, ViltProcessor
 
+from rmcl_hub.evaluation.metrics import recall_at_k
 from rmcl_hub.evaluation.retrieval import (
+    PairScorer,
     chance_recall,
     cross_encoder_scores,
     distinct_captions,
     dual_encoder_scores,
     evaluate_retrieval,
     recall_numbers,
+    stack_pictures,
 )
 from rmcl_hub.modeling_rmcl import RMCLViltForImageAndTextRetrieval, RMCLViltForPreTraining
 
@@ -112,15 +115,6 @@ class TestRealModels:
         sizes = [(32, 32), (48, 32), (32, 64)]
         return [Image.fromarray(generator.integers(256, size=(*size, 3), dtype=np.uint8)) for size in sizes]
 
-    def test_cross_scores_equal_one_pair_at_a_time(self, tiny_config, processor):
-        model = RMCLViltForImageAndTextRetrieval(tiny_config).eval()
-        scores = cross_encoder_scores(model, self.images(), self.TEXTS, processor, 2, 40)
-        for row, text in enumerate(self.TEXTS):
-            for column, image in enumerate(self.images()):
-                with torch.no_grad():
-                    logit = model(**processor(image, text, return_tensors="pt")).logits.item()
-                assert scores[row, column] == pytest.approx(logit, abs=1e-5)
-
     def test_matching_head_of_pretraining_gives_log_odds(self, tiny_config, processor):
         model = RMCLViltForPreTraining(tiny_config).eval()
         scores = cross_encoder_scores(model, self.images()[:1], self.TEXTS[:1], processor, 2, 40)
@@ -140,6 +134,98 @@ class TestRealModels:
         assert scores[1, 2] == pytest.approx(one[0, 0], abs=1e-5)
 
 
+class TestPairScorer:
+    """Against a loop over pairs that shares nothing; pictures of three sizes, texts of five lengths."""
+
+    TEXTS = (*TestRealModels.TEXTS, "a", "two small birds and a happy child sit near the big red tree .")
+
+    @pytest.fixture
+    def model(self, tiny_config):
+        tiny_config.initializer_range = 0.5  # else all pairs have nearly the same score
+        return RMCLViltForImageAndTextRetrieval(tiny_config).eval()
+
+    @pytest.fixture
+    def images(self):
+        return TestRealModels().images()
+
+    @pytest.fixture
+    def naive(self, model, images, processor):
+        with torch.no_grad():
+            return np.array(
+                [
+                    [model(**processor(image, text, return_tensors="pt")).logits.item() for image in images]
+                    for text in self.TEXTS
+                ]
+            )
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 64])
+    def test_all_pairs(self, model, images, processor, naive, batch_size):
+        scorer = PairScorer(model, processor, batch_size, 40)
+        scores = scorer.scores([scorer.picture(image) for image in images], self.TEXTS)
+        assert np.abs(scores - naive).max() < 1e-5
+        assert naive.std() > 0.05  # so that a wrong order would show
+        assert scorer.forwards == naive.size
+
+    def test_wanted_pairs_only(self, model, images, processor, naive):
+        wanted = np.random.default_rng(0).random(naive.shape) < 0.4
+        wanted[:, 1] = False
+        scorer = PairScorer(model, processor, 2, 40)
+        scores = scorer.scores([scorer.picture(image) for image in images], self.TEXTS, wanted)
+        assert (np.isnan(scores) == ~wanted).all()
+        assert np.abs(scores - naive)[wanted].max() < 1e-5
+        assert scorer.forwards == wanted.sum()
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 64])
+    def test_aligned_pairs(self, model, images, processor, naive, batch_size):
+        pairs = [(0, 2), (3, 0), (4, 1), (2, 2), (1, 0)]
+        scorer = PairScorer(model, processor, batch_size, 40)
+        pictures = [scorer.picture(image) for image in images]
+        scores = scorer.aligned_scores(
+            [self.TEXTS[text] for text, _ in pairs], [pictures[image] for _, image in pairs]
+        )
+        assert scores == pytest.approx([naive[pair] for pair in pairs], abs=1e-5)
+        assert scorer.forwards == len(pairs)
+
+    def test_an_image_is_embedded_once_and_texts_are_not_padded_far(
+        self, model, images, processor, monkeypatch
+    ):
+        embedded, lengths = [], []
+        embed_image, joint = model.embed_image, model.joint_representation
+
+        def counting_embed(*args):
+            embedded.append(args)
+            return embed_image(*args)
+
+        def counting_joint(**inputs):
+            lengths.append(inputs["input_ids"].shape[1])
+            assert inputs["attention_mask"].sum(dim=1).max() == lengths[-1]
+            return joint(**inputs)
+
+        monkeypatch.setattr(model, "embed_image", counting_embed)
+        monkeypatch.setattr(model, "joint_representation", counting_joint)
+        cross_encoder_scores(model, images, self.TEXTS, processor, 2, 40)
+        assert len(embedded) == len(images)
+        assert len(set(lengths[:3])) == 3  # shortest two, next two, the longest one
+        assert lengths == 3 * lengths[:3]
+        assert lengths[:3] == sorted(lengths[:3])
+
+    def test_the_score_is_differentiable_in_the_pixels(self, model, images, processor):
+        scorer = PairScorer(model, processor, 8, 40)
+        pixels = scorer.pixels(images[0])
+        pixels["pixel_values"].requires_grad_()
+        joint = scorer.joint({**scorer.tokens(self.TEXTS[:1]), **scorer.embed_image(**pixels)})
+        (gradient,) = torch.autograd.grad(scorer.pair_score(joint).sum(), pixels["pixel_values"])
+        assert gradient.abs().max() > 0
+
+    def test_stacked_pictures_are_padded_at_the_end(self):
+        small, large = torch.ones(1, 2, 3), torch.ones(1, 4, 2)
+        stacked = stack_pictures([{"image_embeds": small}, {"image_embeds": large}])["image_embeds"]
+        assert stacked.shape == (2, 4, 3)
+        assert stacked[0, :2].equal(torch.ones(2, 3))
+        assert stacked[1, :, :2].equal(torch.ones(4, 2))
+        assert stacked.sum() == 6 + 8
+
+
 class TestPieces:
     def test_equal_captions_are_one_text_and_right_for_both(self):
         texts, relevant = distinct_captions([["a cat", "The dog"], ["the  DOG "], ["a cup"]])
@@ -157,6 +243,16 @@ class TestPieces:
         generator = np.random.default_rng(0)
         hits = [np.mean([row[generator.permutation(8)[:k]].any() for row in relevant]) for _ in range(4000)]
         assert chance_recall(relevant, k) == pytest.approx(np.mean(hits), abs=0.02)
+
+    def test_recall_numbers_are_those_of_the_metric(self):
+        generator = np.random.default_rng(1)
+        scores, relevant = generator.random((30, 12)), generator.random((30, 12)) < 0.1
+        relevant[:, 3] = True
+        numbers = recall_numbers(scores, relevant)["recall"]
+        assert list(numbers) == ["1", "5", "10"]
+        for k, rate in numbers.items():
+            assert rate["value"] == recall_at_k(scores, relevant, int(k))
+            assert rate["low"] < rate["value"] < rate["high"] or rate["value"] == 1
 
     def test_recall_numbers_hold_the_interval_of_the_queries(self):
         scores = np.eye(6) + np.fliplr(np.eye(6)) * 2
