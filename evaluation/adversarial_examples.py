@@ -25,6 +25,8 @@ class AdversarialWriter:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder) / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.glob("*.safetensors"):  # of an earlier evaluation into the same folder
+            stale.unlink()
         self.written: dict[str, int] = {}
 
     def __call__(self, threat: str, outcomes: list[Outcome], attacked: Batch) -> None:

@@ -299,7 +299,9 @@ def statistics_are_stated(evidence: Evidence) -> Found:
 
 def control_ran(evidence: Evidence) -> Found:
     """21: a claim of progress has its control."""
-    return _not_applicable("one model: no claim of progress is made; compare with a control's evaluation")
+    if evidence.setting.control is None:
+        return _not_applicable("one model: no claim of progress is made; pass control= to compare")
+    return _result(True, f"compared example by example with {evidence.setting.control}")
 
 
 def surface_is_smooth(evidence: Evidence) -> Found:

@@ -14,15 +14,13 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate as the command line says; returns the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from transformers import AutoProcessor
-
     from rmcl_hub.evaluation.robustness import evaluate_robustness
 
     try:
-        model = load_model(arguments.model, arguments.task)
+        model, processor = load_model(arguments.model, arguments.task)
         evaluation = evaluate_robustness(
             model,
-            AutoProcessor.from_pretrained(arguments.model),
+            processor,
             load_task_data(arguments.task, arguments.split),
             arguments.task,
             arguments.threat,
@@ -33,13 +31,13 @@ def main(argv: list[str] | None = None) -> int:
             train_dataset=load_task_data(arguments.task, "train"),
             trained_with=arguments.trained_with,
             defence=arguments.defence,
+            control=arguments.control,
             output_dir=arguments.output_dir,
         )
     except (OSError, ValueError) as error:
         logger.error("rmcl-hub evaluate: %s", error)
         return 2
-    for line in summary_lines(evaluation.record):
-        logger.info("%s", line)
+    sys.stdout.write("\n".join(summary_lines(evaluation.record)) + "\n")
     logger.info("Written to %s", arguments.output_dir)
     return 0
 
@@ -93,12 +91,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--defence", help="what the model does at test time against attacks, in words; 'none' if nothing"
     )
+    parser.add_argument("--control", type=Path, help="folder of a control's evaluation to compare with")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluation"))
     return parser
 
 
-def load_model(name: str, task: str) -> Any:
-    """The head of a task from a folder or the Hub, in eval mode."""
+def load_model(name: str, task: str) -> tuple[Any, Any]:
+    """The head of a task with its processor, from a folder or the Hub, in eval mode.
+
+    Raises:
+        ValueError: If the command line knows no such task.
+    """
+    from transformers import AutoProcessor
+
     from rmcl_hub import modeling_rmcl
 
     classes = {
@@ -107,7 +112,9 @@ def load_model(name: str, task: str) -> Any:
         "matching": modeling_rmcl.RMCLViltForPreTraining,
         "mlm": modeling_rmcl.RMCLViltForMaskedLM,
     }
-    return classes[task].from_pretrained(name).eval()
+    if task not in classes:
+        raise ValueError(f"task is {task!r}; the command line evaluates {', '.join(classes)}.")
+    return classes[task].from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
 
 
 def load_task_data(task: str, split: str) -> Any:

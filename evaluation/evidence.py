@@ -7,7 +7,7 @@ from typing import Any
 from rmcl_hub.attacks.base import Batch
 from rmcl_hub.attacks.pgd import PGD
 from rmcl_hub.attacks.synonyms import protected_words
-from rmcl_hub.attacks.threat_model import ThreatModel
+from rmcl_hub.attacks.threat_model import Norm, ThreatModel
 from rmcl_hub.attacks.word_swap import ExhaustiveWordSwap
 
 from . import probes
@@ -38,6 +38,7 @@ class Setting:
         overlap: Pictures shared with the training data; None if those were not given.
         stored: Whether adversarial examples and outcomes are on disk.
         sampling: How the examples were drawn, in words.
+        control: Folder of the control's evaluation on the same examples, if there is one.
         float32: Whether all parameters are float32.
     """
 
@@ -49,6 +50,7 @@ class Setting:
     overlap: Overlap | None
     stored: bool
     sampling: str
+    control: str | None
     float32: bool
 
 
@@ -114,15 +116,19 @@ def _probe_pixels(victim: Victim, threat: ThreatModel, effort: Effort, data: Pro
     anything = PGD(1.0, 0.25, steps, random_start=True, **pixels)
     return {
         "surface": probes.loss_surface(victim, data.batches, epsilon, norm),
-        "curve": curve_of_batches(
-            victim, data.batches, [share * epsilon for share in CURVE_SHARES], norm, min(steps, 20)
-        ),
+        "curve": curve_of_batches(victim, data.batches, _radii(epsilon, norm), norm, min(steps, 20)),
         "at_one": {
             "attacked": probes.robust_share(victim, data.batches, anything, task_objective(victim, "margin")),
             "other_images": probes.other_images(victim, data.batches),
         },
         "seeds": probes.restart_spread(victim, data.batches, epsilon, norm),
     }
+
+
+def _radii(epsilon: float, norm: Norm) -> list[float]:
+    """Radii of the curve around the threat model's; an linf radius ends at one."""
+    largest = 1.0 if norm == "linf" else float("inf")
+    return sorted({min(share * epsilon, largest) for share in CURVE_SHARES})
 
 
 def _words_oracle(

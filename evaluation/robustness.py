@@ -18,8 +18,9 @@ from .adversarial_examples import AdversarialWriter
 from .attack_loop import RobustnessResult, batches
 from .attack_suite import EFFORTS, LossAttack, Suite, SuiteInputs, build_suite
 from .audit import judge
+from .compare import compare_models
 from .evidence import Evidence, ProbeData, Setting, probe_model, probe_threat, search_longer
-from .outcomes import OVERALL, Outcome, save_outcomes, summarise
+from .outcomes import OVERALL, Outcome, load_outcomes, save_outcomes, summarise
 from .provenance import batch_digest, code_revision, library_versions, model_digest
 from .results import write_atomically
 from .split_hygiene import image_overlap
@@ -72,6 +73,7 @@ def evaluate_robustness(
     trained_with: Sequence[str] = (),
     defence: str | None = None,
     adaptive_attacks: Mapping[str, Attack | LossAttack] | None = None,
+    control: str | Path | None = None,
     output_dir: str | Path | None = None,
     num_pairs: int = 2,
 ) -> Evaluation:
@@ -98,6 +100,8 @@ def evaluate_robustness(
             and for a defence without `adaptive_attacks`, the verdict is `non-adaptive`.
         adaptive_attacks: Name to attack on what the defence would hide; they join the ensemble of every
             threat model that allows them.
+        control: Folder of the evaluation of a control on the same examples, to compare with: paired bootstrap
+            intervals and McNemar's test per threat model.
         output_dir: Where adversarial examples, outcomes and the record are written; without it nothing is
             stored, and the audit refuses publication.
         num_pairs: Attacked pairs to keep as pictures, per threat model.
@@ -107,9 +111,10 @@ def evaluate_robustness(
             or does not fit the model, or a label is outside the head. The message says what to do.
     """
     threats = _named_threats(threat_models)
+    controlled = None if control is None else _control_outcomes(control, threats)
     if effort not in EFFORTS:
         raise ValueError(f"effort is {effort!r}; expected one of {', '.join(EFFORTS)}.")
-    task = task if isinstance(task, Task) else build_task(task, model, processor, _text_length(model))
+    task = task if isinstance(task, Task) else build_task(task, model, processor, max_text_length(model))
     victim = as_victim(model, processor, task.name, defence)
     _check_model(victim, threats)
     tested = _subset(dataset, max_examples, seed)
@@ -136,6 +141,7 @@ def evaluate_robustness(
         overlap=None if train_dataset is None else image_overlap(train_dataset, tested),
         stored=output_dir is not None,
         sampling=_sampling(dataset, tested, seed),
+        control=None if control is None else str(control),
         float32=all(parameter.dtype == torch.float32 for parameter in victim.module.parameters()),
     )
     shared = probe_model(victim, task, data)
@@ -178,6 +184,15 @@ def evaluate_robustness(
         },
         "threats": {name: _threat_record(name, found, result) for name, found in evidence.items()},
     }
+    if controlled is not None:
+        treated = [row for row in result.outcomes if row.attack in threats]
+        record["comparisons"] = compare_models(
+            {seed: controlled},
+            {seed: treated},
+            task=task.name,
+            protocol="",
+            labels=("the control", "this model"),
+        )
     evaluation = Evaluation(record, result.outcomes)
     if output_dir:
         evaluation.save(output_dir)
@@ -258,6 +273,18 @@ def _threat_record(name: str, evidence: Evidence, result: RobustnessResult) -> d
     }
 
 
+def _control_outcomes(folder: str | Path, threats: Mapping[str, ThreatModel]) -> list[Outcome]:
+    record = read_record(folder)
+    for name, threat in threats.items():
+        theirs = record["threats"].get(name, {}).get("digest")
+        if theirs != threat.digest:
+            raise ValueError(
+                f"the control in {folder} was not evaluated under {name!r} ({threat}); evaluate it under the same "
+                "threat models first."
+            )
+    return [row for row in load_outcomes(Path(folder) / OUTCOMES_FILE) if row.attack in threats]
+
+
 def _sampling(dataset: Any, tested: Any, seed: int) -> str:
     if len(tested) == len(dataset):
         return f"all {len(dataset)} examples"
@@ -275,7 +302,25 @@ def _named_threats(given: Sequence[str | Path] | Mapping[str, ThreatModel]) -> d
     return {Path(name).stem if is_file[name] else str(name): ThreatModel.load(name) for name in given}
 
 
-def _text_length(model: Any) -> int:
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The `evaluation.json` of a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is of another format.
+    """
+    path = Path(folder) / EVALUATION_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; run `rmcl-hub evaluate --output-dir {folder}` first."
+        )
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {record.get('format')!r}, expected {FORMAT!r}; evaluate again.")
+    return record
+
+
+def max_text_length(model: Any) -> int:
     """Most word pieces that the model has positions for; ViLT's 40 where its configuration does not say."""
     return getattr(getattr(model, "config", None), "max_position_embeddings", 40)
 
