@@ -2,8 +2,8 @@
 mutants.
 
 Every mutant is applied to a temporary copy of its room, in which the tests of that module run:
-tests/<room>/test_<module>.py, or the whole folder of tests where there is no such file. A mutant that
-survives is a hole in the tests. Pytest does not collect these files. POSIX only: mutants run in forks of one
+tests/<room>/test_<module>.py, or what the mutant names, or the whole folder of tests. A mutant that survives
+is a hole in the tests. Pytest does not collect these files. POSIX only: mutants run in forks of one
 process, which imports the slow libraries once for all of them.
 """
 
@@ -30,12 +30,13 @@ NO_CACHE = shutil.ignore_patterns("__pycache__")
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old`, which occurs once in a file of the room, becomes `new`."""
+    """`old`, which occurs once in a file of the room, becomes `new`; `tests` is the file that should mind."""
 
     name: str
     file: str
     old: str
     new: str
+    tests: str = ""
 
 
 def copy_repository(folder: Path, room: str) -> None:
@@ -64,7 +65,7 @@ def run(room: str, mutant: Mutant) -> str:
         path.write_text(source.replace(mutant.old, mutant.new))
         sys.path.insert(0, name)
         os.chdir(folder)
-        tests = Path("tests", room, f"test_{path.stem}.py")
+        tests = Path("tests", room, mutant.tests or f"test_{path.stem}.py")
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             options = ["-x", "-q", "--import-mode=importlib", "-p", "no:cacheprovider"]
