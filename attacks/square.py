@@ -85,17 +85,17 @@ class SquareAttack(PixelAttack):
             raise ValueError(f"p_init is {p_init}; expected a share of pixels, in (0, 1].")
         self.max_queries = max_queries
         self.p_init = p_init
-        self.stop_at = stop_at
+        self.stop_at = torch.inf if stop_at is None else stop_at
 
     def _run(self, search: Search) -> None:
         ball, batch = search.ball, search.batch
         loss = torch.full_like(search.score(ball.clean), -torch.inf)  # the search starts at its first query
         found, found_loss = ball.clean.clone(), loss.clone()
         rows, pixels = torch.arange(len(found), device=found.device), ball.clean  # the examples searched
-        finished = search.best_loss > torch.inf if self.stop_at is None else search.best_loss > self.stop_at
+        finished = search.best_loss > self.stop_at
         canvas = _Canvas(ball)
         for query in tqdm(range(self.max_queries), desc="square attack", leave=False, delay=10):
-            if self.stop_at is not None and finished.any():
+            if finished.any():
                 found[rows], found_loss[rows] = pixels, loss
                 going = (~finished).nonzero().squeeze(1)
                 if not len(going):
@@ -108,8 +108,7 @@ class SquareAttack(PixelAttack):
             better = tried_loss > loss
             pixels = torch.where(per_example(better, pixels), tried, pixels)
             loss = torch.where(better, tried_loss, loss)
-            if self.stop_at is not None:
-                finished = loss > self.stop_at
+            finished = loss > self.stop_at
         found[rows], found_loss[rows] = pixels, loss
         search.keep(found, found_loss)
 
