@@ -14,6 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 62
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "10 4")
 MAX_POINTS = 240
+AXIS_TITLE = 14  # height of the line below the ticks
 LETTER = 6.4  # mean width of a letter at 12 px
 
 Interval = tuple[float, float, float]
@@ -61,9 +62,9 @@ def line_chart(curve: Curve, bands: Mapping[str, Sequence[Interval]] | None = No
             f'stroke-dasharray="{DASHES[index % len(DASHES)]}"/>'
         )
     parts.append(_text(WIDTH - RIGHT, HEIGHT - BOTTOM + 32, curve["x_label"], "end"))
-    parts.append(_legend(list(series)))
+    parts.append(_legend(list(series), drop=AXIS_TITLE))
     label = f"{curve['title']}: {curve['y_label']} over {curve['x_label']}"
-    return _svg(parts, label, curve["y_label"])
+    return _svg(parts, label, curve["y_label"], AXIS_TITLE)
 
 
 def bar_chart(groups: Mapping[str, Sequence[Interval]], names: Sequence[str], y_label: str) -> Markup:
@@ -80,7 +81,7 @@ def bar_chart(groups: Mapping[str, Sequence[Interval]], names: Sequence[str], y_
     bar = 0.8 * slot / max(1, len(names))
     longest = LETTER * max(map(len, groups))
     crowded = longest > slot * (WIDTH - LEFT - RIGHT) - 6
-    drop = 0.6 * longest - 8 if crowded else 0.0  # room that slanted labels need
+    drop = 0.7 * longest - 8 if crowded else 0.0  # room that slanted labels need
     for position, (label, bars) in enumerate(groups.items()):
         for index, (value, low, high) in enumerate(bars):
             start = (position + 0.1) * slot + index * bar
