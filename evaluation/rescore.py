@@ -163,7 +163,7 @@ def _encode(task: Task, texts: list[str], like: Batch) -> dict[str, Any]:
 
 
 def _table(results: Sequence[Rescored]) -> Iterator[str]:
-    yield "| threat model | examples | reported | rescored | disagreements | within the threat model | holds |"
+    yield "| threat model | examples | reported | rescored | disagreements | within the budget | holds |"
     yield "|---|---|---|---|---|---|---|"
     for row in results:
         yield (
@@ -174,7 +174,11 @@ def _table(results: Sequence[Rescored]) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Rescore as the command line says; 0 if every number holds, 1 if one does not, 2 if it cannot be told."""
+    """Rescore as the command line says.
+
+    Returns:
+        0 if every number holds, 1 if one does not, 2 if it cannot be told.
+    """
     parser = argparse.ArgumentParser(prog="rmcl-hub rescore", description=__doc__)
     parser.add_argument("folder", type=Path, help="output folder of `rmcl-hub evaluate`")
     parser.add_argument("--model", required=True, help="folder or Hub id of the model")

@@ -279,8 +279,8 @@ def _control_outcomes(folder: str | Path, threats: Mapping[str, ThreatModel]) ->
         theirs = record["threats"].get(name, {}).get("digest")
         if theirs != threat.digest:
             raise ValueError(
-                f"the control in {folder} was not evaluated under {name!r} ({threat}); evaluate it under the same "
-                "threat models first."
+                f"the control in {folder} was not evaluated under {name!r} ({threat}); evaluate it under the "
+                "same threat models first."
             )
     return [row for row in load_outcomes(Path(folder) / OUTCOMES_FILE) if row.attack in threats]
 

@@ -10,6 +10,7 @@ from torch import nn
 from rmcl_hub.attacks.base import AttackResult
 from rmcl_hub.attacks.threat_model import ThreatModel
 from rmcl_hub.evaluation.attack_loop import VQA_COLUMNS
+from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort
 from rmcl_hub.evaluation.robustness import evaluate_robustness
 from rmcl_hub.evaluation.tasks import Task
 from rmcl_hub.evaluation.victims import Victim, as_victim
@@ -28,7 +29,9 @@ def answered_rows(rows, collate, honest):
 
 
 @pytest.fixture
-def evaluate(answered_rows, collate, tmp_path):
+def evaluate(answered_rows, collate, tmp_path, monkeypatch):
+    monkeypatch.setitem(EFFORTS, "quick", Effort(apgd_steps=8, square_queries=60, word_candidates=5))
+
     def run(victim, threat="linf-64", **options):
         task = Task("toy", collate, VQA_COLUMNS)
         options = {"defence": "none", "output_dir": tmp_path / "out", "effort": "quick", **options}
@@ -70,12 +73,12 @@ def test_a_saturated_softmax_in_front_is_unreliable(evaluate, honest):
     )
     judged = evaluate(masked)
     assert judged["verdict"] == "unreliable"
-    assert {7, 8, 11, 22} <= failed_rules(judged)
+    assert {7, 8, 22} <= failed_rules(judged)
     by_attack = {
         name: entry["numbers"]["robust_accuracy"]["value"] for name, entry in judged["attacks"].items()
     }
     assert by_attack["pgd"] > 0.8
-    assert by_attack["square"] < 0.5  # which is how the audit knows
+    assert by_attack["square"] < 0.5  # no better a model than the honest one
     reasons = " ".join(judged["reasons"])
     assert "right answers have no gradient" in reasons
     assert "probabilities instead of logits" in reasons
@@ -97,7 +100,7 @@ def test_a_random_resize_defence_is_refused(evaluate, honest):
 
     defended = RandomResize().eval()
     victim = Victim(defended, defended.embed, honest.logits, defence="random resize")
-    with pytest.raises(ValueError, match="differs by .* between two forwards in eval mode"):
+    with pytest.raises(ValueError, match=r"differs by .* between two forwards in eval mode"):
         evaluate(victim)
 
 
