@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from rmcl_hub.evaluation.robustness import evaluate_robustness
+    from rmcl_hub.evaluation.robustness_report import write_robustness_report
 
     try:
         model, processor = load_model(arguments.model, arguments.task)
@@ -37,8 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         logger.error("rmcl-hub evaluate: %s", error)
         return 2
+    report = write_robustness_report(evaluation.record, evaluation.outcomes, arguments.output_dir)
     sys.stdout.write("\n".join(summary_lines(evaluation.record)) + "\n")
-    logger.info("Written to %s", arguments.output_dir)
+    logger.info("Report: %s", report)
     return 0
 
 
