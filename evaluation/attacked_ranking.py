@@ -169,12 +169,11 @@ class GallerySearch:
             rows = [row for row, of_row in changes.items() for _ in of_row]
             items = [item for of_row in changes.values() for item, _ in of_row]
             changed = [self._ready(change) for of_row in changes.values() for _, change in of_row]
+            queries = ranking.queries[rows].tolist()
             new = (
-                self.scorer.aligned_scores([self.texts[ranking.queries[row]] for row in rows], changed)
+                self.scorer.aligned_scores([self.texts[query] for query in queries], changed)
                 if ranking.direction == "text_to_image"
-                else self.scorer.aligned_scores(
-                    changed, [self.pictures[ranking.queries[row]] for row in rows]
-                )
+                else self.scorer.aligned_scores(changed, [self.pictures[query] for query in queries])
             )
             # The attacker may abstain: a change that helped the item is not made.
             scores[rows, items] = np.minimum(scores[rows, items], new)

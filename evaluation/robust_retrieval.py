@@ -240,7 +240,7 @@ def _outcomes(
     found, worse = clean.is_found(before), clean.worse_ranks(before, after)
     return [
         {
-            "query": labels[query],
+            "query": labels[int(query)],
             "num_right": int(clean.relevant[row].sum()),
             "clean_rank": int(before[row]),
             "attacked_rank": int(after[row]) if found[row] else None,

@@ -1,6 +1,6 @@
 """The ViLT encoder (arXiv:2102.03334); its weights interchange with those of Transformers' ViLT."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,8 @@ class RMCLViltPreTrainedModel(PreTrainedModel):
         """Image tokens `(batch, tokens, hidden)` and their mask: the `image_embeds` and `pixel_mask` of any
         number of pairs with these images.
         """
-        return self.base_model.embeddings.embed_image(pixel_values, pixel_mask)
+        encoder = cast("RMCLViltModel", self.base_model)
+        return encoder.embeddings.embed_image(pixel_values, pixel_mask)
 
 
 class RMCLViltModel(RMCLViltPreTrainedModel):
