@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def render_report(results: Results) -> str:
     )
 
 
+@cache
 def report_template(name: str) -> Template:
     """A template of this folder; whatever it prints is escaped, and an unknown name is an error."""
     environment = Environment(

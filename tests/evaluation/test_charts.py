@@ -30,6 +30,27 @@ class TestLineChart:
         assert ">a</text>" in svg
         assert ">b</text>" in svg
 
+    def test_a_band_spans_its_interval_and_stretches_the_axis(self):
+        """From 0 to 10 at x = 0 and from 5 to 10 at x = 1, around a line at 5."""
+        svg = line_chart(curve(a=[[0, 5], [1, 5]]), {"a": [(0, 0, 10), (1, 5, 10)]})
+        (band,) = ElementTree.fromstring(svg).iter("polygon")
+        corners = {tuple(map(float, corner.split(","))) for corner in band.get("points").split()}
+        middle = (TOP_EDGE + BOTTOM_EDGE) / 2
+        assert corners == {
+            (LEFT_EDGE, BOTTOM_EDGE),
+            (RIGHT_EDGE, middle),
+            (RIGHT_EDGE, TOP_EDGE),
+            (LEFT_EDGE, TOP_EDGE),
+        }
+        assert band.get("fill") == next(ElementTree.fromstring(svg).iter("polyline")).get("stroke")
+
+    def test_the_legend_keeps_clear_of_the_axis_title(self):
+        texts = list(ElementTree.fromstring(line_chart(curve(a=[[0, 0], [1, 1]]))).iter("text"))
+        places = {text.text: float(text.get("y")) for text in texts}
+        ticks, title, legend = places["0.4"], places["step"], places["a"]
+        assert legend - title >= 12
+        assert title > ticks
+
     def test_constant_and_single_values_are_drawn(self):
         (line,) = polylines(line_chart(curve(a=[[3, 7]])))
         assert all(LEFT_EDGE <= x <= RIGHT_EDGE and TOP_EDGE <= y <= BOTTOM_EDGE for x, y in line)
