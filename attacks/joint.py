@@ -208,7 +208,7 @@ class SetGuidedAttack(_JointAttack):
             size = (max(int(scale * height), 1), max(int(scale * width), 1))
             resized = functional.interpolate(images, size=size, mode="bilinear")
             resized = functional.interpolate(resized, size=(height, width), mode="bilinear")
-            resized = resized.view_as(pixels)
+            resized = resized.reshape(pixels.shape)  # (batch, ..., channels, height, width)
             if pixel_mask is not None:
                 resized = torch.where((pixel_mask != 0).unsqueeze(-3), resized, pixels)  # padding stays
             sizes.append(resized)

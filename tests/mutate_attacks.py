@@ -190,7 +190,7 @@ MUTANTS = (
     Mutant("only the clean text guides", "joint.py", "for texts in ({}, attacked)", "for texts in ({}, {})"),
     Mutant("only the attacked text guides", "joint.py", "for texts in ({}, attacked)", "for texts in (attacked, attacked)"),
     Mutant("sum over the set", "joint.py", "torch.stack(losses).mean(dim=0)", "torch.stack(losses).sum(dim=0)"),
-    Mutant("resized images detached", "joint.py", "resized = resized.view_as(pixels)", "resized = resized.view_as(pixels).detach()"),
+    Mutant("resized images detached", "joint.py", "resized = resized.reshape(pixels.shape)", "resized = resized.reshape(pixels.shape).detach()"),
     Mutant("padding resized", "joint.py", "if pixel_mask is not None:", "if False:"),
     Mutant("set counted as one forward", "joint.py", "self.forwards += members * result.forwards", "self.forwards += result.forwards"),
     Mutant("last text beside the clean image", "joint.py", '"pixel_values": guided.batch["pixel_values"]}', '"pixel_values": batch["pixel_values"]}'),

@@ -99,16 +99,18 @@ def test_every_example_gets_its_best_state(
     assert set(result.batch) == set(batch)
 
 
+@pytest.mark.parametrize("longer", ["a car", "a big car on the road"])
 @pytest.mark.parametrize("pad", [0, 3])
 def test_texts_of_different_lengths_are_padded_as_the_tokenizer_pads(
-    fixed_attacks: Any, make_batch: Any, pad: int
+    fixed_attacks: Any, make_batch: Any, longer: str, pad: int
 ) -> None:
-    batch = make_batch(["car", "car on the road"])
+    batch = make_batch(["car", longer])
     batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, pad)
     worth = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])  # image, text
     batch["pixel_values"] *= 0.5
     result = CoAttack(*fixed_attacks)(batch, table_objective(batch, worth))
     assert result.batch["text"] == ["car", "a huge huge car"]
+    # Six tokens: more than "a car" has, and fewer than the other one, which is gone.
     assert result.batch["input_ids"].shape == (2, 6)
     assert result.batch["input_ids"][0].tolist() == [*batch["input_ids"][0, :3].tolist(), pad, pad, pad]
     assert result.batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
