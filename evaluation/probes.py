@@ -85,7 +85,8 @@ def loss_surface(victim: Victim, batches: Sequence[Batch], epsilon: float, norm:
             noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
             directions = {"along_gradient": pixel_gradient(objective, batch), "along_random": noise}
             for name, direction in directions.items():
-                lines[name].append(_line(victim, objective, batch, _steepest(direction, norm), epsilon))
+                real = direction * (batch["pixel_mask"] != 0).unsqueeze(-3)
+                lines[name].append(_line(victim, objective, batch, _steepest(real, norm), epsilon))
     along = {name: torch.cat(parts, dim=1) for name, parts in lines.items()}  # (shares, examples)
     rises = along["along_gradient"][1] > along["along_gradient"][0]
     return {
@@ -106,9 +107,9 @@ def _steepest(direction: Tensor, norm: Norm) -> Tensor:
 def _line(
     victim: Victim, objective: JointObjective, batch: Batch, direction: Tensor, epsilon: float
 ) -> Tensor:
-    """Loss at the shares of epsilon along a direction, `(shares, batch)`; real pixels only, unclipped."""
+    """Loss at the shares of epsilon along a direction, `(shares, batch)`; not clipped to the valid range."""
     std = torch.as_tensor(victim.image_std, device=direction.device).reshape(-1, 1, 1)
-    step = epsilon / std * direction * (batch["pixel_mask"] != 0).unsqueeze(-3)
+    step = epsilon / std * direction
     with torch.no_grad():
         return torch.stack(
             [
