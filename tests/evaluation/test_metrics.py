@@ -214,6 +214,10 @@ class TestWordChanges:
     def test_rate_is_averaged_over_sentences(self):
         assert word_change_rate(["a b", "a b c d"], ["a x", "a b c d"]) == 0.25
 
+    def test_rate_is_over_the_clean_words(self):
+        assert word_change_rate(["a b"], ["a b c d"]) == 1.0
+        assert word_change_rate(["a b c d"], ["a b"]) == 0.5
+
     def test_errors(self):
         with pytest.raises(ValueError, match="got 1 clean and 2 adversarial sentences"):
             word_change_rate(["a"], ["a", "b"])
