@@ -134,7 +134,7 @@ def _horizontal_grid(ticks: Sequence[float], low: float, high: float, percent: b
 def _legend(names: Sequence[str], filled: bool = False, drop: float = 0.0) -> str:
     parts, x, y = [], float(LEFT), HEIGHT - 22 + drop
     for index, name in enumerate(names):
-        width = 38 + LETTER * len(name)
+        width = 44 + LETTER * len(name)
         if x + width > WIDTH and x > LEFT:
             x, y = float(LEFT), y + 16
         parts.append(

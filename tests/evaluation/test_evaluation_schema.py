@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from rmcl_hub.attacks.threat_model import ThreatModel
-from rmcl_hub.evaluation.attack_suite import EFFORTS
+from rmcl_hub.evaluation.attack_loop import VQA_COLUMNS
+from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort
 from rmcl_hub.evaluation.audit import RULES, Check, Judgement, Level, Verdict
 from rmcl_hub.evaluation.audit_rules import Status
 from rmcl_hub.evaluation.epsilon_curve import EpsilonCurve
@@ -16,7 +17,10 @@ from rmcl_hub.evaluation.evaluation_schema import check_record, evaluation_schem
 from rmcl_hub.evaluation.outcomes import AttackCost, AttackNumbers, Rate
 from rmcl_hub.evaluation.pictures import AttackedPair
 from rmcl_hub.evaluation.results import Comparison
+from rmcl_hub.evaluation.robustness import evaluate_robustness
+from rmcl_hub.evaluation.robustness_report import render_robustness_report
 from rmcl_hub.evaluation.split_hygiene import Overlap
+from rmcl_hub.evaluation.tasks import Task
 
 SCHEMA = evaluation_schema()
 DEFS = SCHEMA["$defs"]
@@ -120,6 +124,19 @@ IDS = [".".join(map(str, path)) + ("" if value is GONE else f"={value}") for pat
 
 
 class TestCheckRecord:
+    def test_a_new_evaluation_passes_and_can_be_reported(self, model, rows, collate, monkeypatch):
+        """Also at radius zero, where the curve is one point, and with a norm whose radii have no 255."""
+        monkeypatch.setitem(EFFORTS, "quick", Effort(apgd_steps=2, square_queries=4, word_candidates=2))
+        threats = {"nothing": ThreatModel("image", "linf", 0.0), "l2": ThreatModel("image", "l2", 0.5)}
+        task = Task("toy", collate, VQA_COLUMNS)
+        found = evaluate_robustness(model.eval(), None, rows, task, threats, effort="quick", num_pairs=1)
+        check_record(json.loads(json.dumps(found.record, allow_nan=False)))
+        html = render_robustness_report(found.record, found.outcomes)
+        for name, threat in found.record["threats"].items():
+            rate = threat["numbers"]["overall"]["robust_accuracy"]
+            assert f"{100 * rate['value']:.1f}<small>" in html[html.index(f">{name}</a>") :][:500]
+        assert "l2 0.5</td>" in html.replace("\n", "")
+
     def test_a_measured_record_passes(self, record):
         assert check_record(record) is None
 
