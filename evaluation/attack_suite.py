@@ -60,8 +60,6 @@ EFFORTS = {
 }
 SANITY = ("noise", "fgsm")
 """Attacks of a suite that are there to be beaten."""
-BLACK_BOX = ("noise", "square", "words-random")
-"""Attacks of a suite that see no gradient: they must not beat those that do."""
 
 
 @dataclass(frozen=True)

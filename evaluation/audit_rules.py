@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .attack_suite import BLACK_BOX, SANITY
+from .attack_suite import SANITY
 from .evidence import Evidence, changed_protected_words
 from .intervals import wilson_interval
 from .outcomes import Outcome
@@ -171,7 +171,8 @@ def ends_of_the_scale(evidence: Evidence) -> Found:
 
 def white_box_is_strongest(evidence: Evidence) -> Found:
     """11: attacks without gradients find nothing that attacks with gradients miss."""
-    with_gradient = [name for name in evidence.suite if name not in (*BLACK_BOX, "transfer")]
+    access = {name: attack.attack.threat_model.access for name, attack in evidence.suite.items()}
+    with_gradient = [name for name in evidence.suite if access[name] == "white-box"]
     without = [name for name in evidence.suite if name not in with_gradient]
     if not without:
         return _not_applicable("no attack without gradients ran")
@@ -305,7 +306,7 @@ def control_ran(evidence: Evidence) -> Found:
 
 
 def surface_is_smooth(evidence: Evidence) -> Found:
-    """22: the loss rises along its gradient, and transferred examples are not stronger."""
+    """22: the loss rises along its gradient. (That transfer is no stronger is part of rule 11.)"""
     if not _pixels(evidence):
         return _not_applicable("no pixel changes")
     agree = evidence.probes["surface"]["agree_share"]

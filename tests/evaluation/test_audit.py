@@ -7,6 +7,7 @@ import pytest
 
 from rmcl_hub.attacks.noise import RandomNoise
 from rmcl_hub.attacks.pgd import PGD
+from rmcl_hub.attacks.square import SquareAttack
 from rmcl_hub.attacks.threat_model import ThreatModel
 from rmcl_hub.evaluation.attack_suite import LossAttack
 from rmcl_hub.evaluation.audit import RULES, judge
@@ -57,7 +58,7 @@ def evidence():
         "pgd": attack,
         "apgd-ce": attack,
         "apgd-margin": LossAttack(attack.attack, "margin"),
-        "square": LossAttack(attack.attack, "margin"),
+        "square": LossAttack(SquareAttack(EPSILON, 10), "margin"),
         "geometry": attack,
     }
     strength = {
