@@ -221,7 +221,7 @@ def _pair(
     return {
         **pair,
         **_answers_of(pair["label"], pair["clean_prediction"], pair["adversarial_prediction"], answers),
-        "words": word_difference(pair["text"], pair["adversarial_text"]),
+        "words": _words(pair["text"], pair["adversarial_text"]),
         "fooled": fooled,
         "found_by": finder.removeprefix(f"{threat}/"),
     }
@@ -237,7 +237,7 @@ def _texts(threat: str, rows: Sequence[Outcome], answers: Sequence[str]) -> dict
         "texts": [
             {
                 "id": row.id,
-                "words": word_difference(row.text, row.adversarial_text),
+                "words": _words(row.text, row.adversarial_text),
                 "fooled": not row.adversarial_correct,
                 "found_by": row.found_by.removeprefix(f"{threat}/"),
                 **_answers_of(row.label, row.clean_prediction, row.adversarial_prediction, answers),
@@ -245,6 +245,18 @@ def _texts(threat: str, rows: Sequence[Outcome], answers: Sequence[str]) -> dict
             for row in (fooled or changed)[:MAX_TEXTS]
         ],
     }
+
+
+def _words(clean: str, attacked: str) -> list[tuple[str, str]]:
+    """Runs of words; new characters beyond ASCII, which may look like another or like nothing, are named."""
+    unseen = {letter for letter in set(attacked) - set(clean) if not letter.isascii()}
+
+    def named(words: str) -> str:
+        return "".join(f"{letter}[U+{ord(letter):04X}]" if letter in unseen else letter for letter in words)
+
+    return [
+        (kind, named(words) if kind == "ins" else words) for kind, words in word_difference(clean, attacked)
+    ]
 
 
 def _answers_of(label: int, clean: int, adversarial: int, answers: Sequence[str]) -> dict[str, str]:

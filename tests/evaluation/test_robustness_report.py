@@ -273,6 +273,15 @@ class TestExamples:
         text = Page(render_robustness_report(record, held)).text
         assert "0 of them fool the model. Here are 2 of those that do not" in text
 
+    def test_characters_that_cannot_be_seen_are_named(self, record, attacked):
+        record["threats"]["words-20pct"]["pairs"][0] |= {
+            "text": "a caf\u00e9 boat",
+            "adversarial_text": "a caf\u00e9 b\u043e\u200bat",
+        }
+        html = render_robustness_report(record, attacked)
+        assert "<del>boat</del> <ins>b\u043e[U+043E]\u200b[U+200B]at</ins>" in html
+        assert "U+00E9" not in html
+
     def test_pictures(self, record, page):
         pictures = [attrs for tag, attrs in page.tags if tag == "img"]
         assert len(pictures) == 4  # a triptych of the pixels, one picture where only words change
