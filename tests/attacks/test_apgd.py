@@ -36,7 +36,7 @@ class Wave:
 
 
 def check_algorithm_1(
-    wave: Wave, clean: np.ndarray, seen: np.ndarray, epsilon: float, norm: str, num_steps: int
+    wave: Wave, clean: np.ndarray, seen: np.ndarray, epsilon: float, norm: str, num_steps: int, rho: float
 ) -> list[bool]:
     """The paper's Algorithm 1 for one example, literally: each iterate seen must follow from those before it.
 
@@ -76,7 +76,7 @@ def check_algorithm_1(
             maximum, argmax = value, following
         step = eta[k]
         if k + 1 == w[j]:
-            condition_1 = sum(rose[w[j - 1] :]) < 0.75 * (w[j] - w[j - 1])
+            condition_1 = sum(rose[w[j - 1] :]) < rho * (w[j] - w[j - 1])
             condition_2 = at_checkpoints[-1] == (eta[k], maximum)
             at_checkpoints.append((eta[k], maximum))
             halved.append(condition_1 or condition_2)
@@ -90,8 +90,8 @@ def check_algorithm_1(
 
 
 @BOTH_NORMS
-@pytest.mark.parametrize("num_steps", [1, 7, 50, 100])
-def test_iterates_are_those_of_algorithm_1(norm: str, num_steps: int) -> None:
+@pytest.mark.parametrize(("num_steps", "rho"), [(1, 0.75), (7, 0.75), (50, 0.75), (100, 0.75), (100, 0.0)])
+def test_iterates_are_those_of_algorithm_1(norm: str, num_steps: int, rho: float) -> None:
     epsilon = 0.3 if norm == "linf" else 1.0
     clean = torch.rand(6, 3, 2, 2, generator=seeded(1), dtype=torch.float64) * 2 - 1
     wave = Wave(size=12)
@@ -101,15 +101,19 @@ def test_iterates_are_those_of_algorithm_1(norm: str, num_steps: int) -> None:
         seen.append(batch["pixel_values"].detach() / 2 + 0.5)
         return wave(batch)
 
-    APGD(epsilon, num_steps, norm)({"pixel_values": clean}, objective)  # type: ignore[arg-type]
+    APGD(epsilon, num_steps, norm, rho=rho)({"pixel_values": clean}, objective)  # type: ignore[arg-type]
 
     raw, iterates = seen[0].flatten(1).numpy(), torch.stack(seen[1:]).flatten(2).numpy()
     assert len(iterates) == num_steps + 1
     halved = [
-        check_algorithm_1(wave, raw[row], iterates[:, row], epsilon, norm, num_steps) for row in range(6)
+        check_algorithm_1(wave, raw[row], iterates[:, row], epsilon, norm, num_steps, rho) for row in range(6)
     ]
     if num_steps == 100:
         assert {True, False} == {outcome for example in halved for outcome in example[:-1]}
+    if rho == 0:  # only the second condition is left, which spares a step that was just halved
+        assert not any(
+            first and second for example in halved for first, second in itertools.pairwise(example)
+        )
 
 
 def test_checkpoints_are_the_papers() -> None:
