@@ -306,7 +306,7 @@ def control_ran(evidence: Evidence) -> Found:
 
 
 def surface_is_smooth(evidence: Evidence) -> Found:
-    """22: the loss rises along its gradient. (That transfer is no stronger is part of rule 11.)"""
+    """22: the loss rises along its gradient; that transfer is no stronger is part of rule 11."""
     if not _pixels(evidence):
         return _not_applicable("no pixel changes")
     agree = evidence.probes["surface"]["agree_share"]

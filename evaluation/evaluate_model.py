@@ -14,8 +14,8 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate as the command line says; returns the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from rmcl_hub.evaluation.robustness import evaluate_robustness
-    from rmcl_hub.evaluation.robustness_report import write_robustness_report
+    from .robustness import evaluate_robustness
+    from .robustness_report import write_robustness_report
 
     try:
         model, processor = load_model(arguments.model, arguments.task)
@@ -122,11 +122,8 @@ def load_model(name: str, task: str) -> tuple[Any, Any]:
 def load_task_data(task: str, split: str) -> Any:
     """Rows of the embedded openpairs data for a task."""
     from rmcl_hub.datasets_scripts.openpairs import load_openpairs
-    from rmcl_hub.evaluation.tasks import matching_pairs
+
+    from .tasks import matching_pairs
 
     dataset = load_openpairs({"vqa": "vqa", "nlvr2": "nlvr2"}.get(task, "captions"), split)
     return matching_pairs(dataset) if task == "matching" else dataset
-
-
-if __name__ == "__main__":
-    sys.exit(main())

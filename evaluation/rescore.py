@@ -198,7 +198,3 @@ def main(argv: list[str] | None = None) -> int:
         logger.warning("This is not the model that was evaluated: the figures below are transfer.")
     sys.stdout.write("\n".join(_table(results)) + "\n")
     return 0 if all(row.holds for row in results) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
