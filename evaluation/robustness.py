@@ -20,7 +20,7 @@ from .attack_suite import EFFORTS, LossAttack, Suite, SuiteInputs, build_suite
 from .audit import judge
 from .compare import compare_models
 from .evidence import Evidence, ProbeData, Setting, probe_model, probe_threat, search_longer
-from .outcomes import OVERALL, Outcome, load_outcomes, save_outcomes, summarise
+from .outcomes import OVERALL, AttackCost, Outcome, load_outcomes, save_outcomes, summarise
 from .provenance import batch_digest, code_revision, library_versions, model_digest
 from .results import write_atomically
 from .split_hygiene import image_overlap
@@ -121,13 +121,14 @@ def evaluate_robustness(
     inputs = SuiteInputs(task.tokenizer, task.max_text_length, victim.image_mean, victim.image_std, seed)
     suites = {name: build_suite(threat, EFFORTS[effort], inputs) for name, threat in threats.items()}
     _add_adaptive(suites, threats, adaptive_attacks or {})
+    runs = _runs(threats, suites)
     result = attack_task(
         victim,
         tested,
         task,
-        {f"{threat}/{name}": attack for threat, suite in suites.items() for name, attack in suite.items()},
+        {runs[threat][name]: attack for threat, suite in suites.items() for name, attack in suite.items()},
         batch_size=batch_size,
-        unions={threat: [f"{threat}/{name}" for name in suite] for threat, suite in suites.items()},
+        unions={threat: list(runs[threat].values()) for threat in threats},
         num_pairs=num_pairs,
         keep=AdversarialWriter(output_dir) if output_dir else None,
     )
@@ -146,7 +147,8 @@ def evaluate_robustness(
     )
     shared = probe_model(victim, task, data)
     evidence = {
-        name: _evidence(name, threat, suites[name], result, setting) for name, threat in threats.items()
+        name: Evidence(threat, suites[name], *_of(result, name, runs[name]), setting)
+        for name, threat in threats.items()
     }
     for name, threat in tqdm(threats.items(), desc="audit", unit="threat model"):
         survivors = [
@@ -230,17 +232,31 @@ def _probe_data(victim: Victim, tested: Any, task: Task, batch_size: int) -> Pro
     return ProbeData(rows, prepared)
 
 
-def _evidence(
-    name: str, threat: ThreatModel, suite: Suite, result: RobustnessResult, setting: Setting
-) -> Evidence:
-    by_attack: dict[str, list[Outcome]] = {attack: [] for attack in ("all", *suite)}
-    for row in result.outcomes:
-        if row.attack == name:
-            by_attack["all"].append(row)
-        elif row.attack.startswith(f"{name}/"):
-            by_attack[row.attack.removeprefix(f"{name}/")].append(row)
-    costs = {attack: result.cost[f"{name}/{attack}"] for attack in suite}
-    return Evidence(threat, suite, by_attack, {"all": result.cost[name], **costs}, setting)
+def _runs(threats: Mapping[str, ThreatModel], suites: Mapping[str, Suite]) -> dict[str, dict[str, str]]:
+    """Threat model to attack to the name of its run.
+
+    An attack on one modality runs once for a threat model on that modality and for one on both.
+    """
+    evaluated = {threat.digest: name for name, threat in threats.items()}
+    runs: dict[str, dict[str, str]] = {}
+    for name, threat in threats.items():
+        runs[name] = {}
+        for attack, entry in suites[name].items():
+            home = name
+            modality = entry.attack.threat_model.modality
+            if threat.modality == "both" and modality != "both":
+                home = evaluated.get(threat.part(modality).digest, name)
+            runs[name][attack] = f"{home}/{attack}"
+    return runs
+
+
+def _of(
+    result: RobustnessResult, threat: str, runs: Mapping[str, str]
+) -> tuple[dict[str, list[Outcome]], dict[str, AttackCost]]:
+    """Outcomes and costs of one threat model by the names of its attacks, the ensemble under `"all"`."""
+    named = {"all": threat, **runs}
+    rows = {name: [row for row in result.outcomes if row.attack == run] for name, run in named.items()}
+    return rows, {name: result.cost[run] for name, run in named.items()}
 
 
 def _threat_record(name: str, evidence: Evidence, result: RobustnessResult) -> dict[str, Any]:
@@ -265,11 +281,7 @@ def _threat_record(name: str, evidence: Evidence, result: RobustnessResult) -> d
             for attack in evidence.suite
         },
         "probes": evidence.probes,
-        "pairs": [
-            {**pair, "attack": pair["attack"].removeprefix(f"{name}/")}
-            for pair in result.pairs
-            if pair["attack"] == name
-        ],
+        "pairs": [pair for pair in result.pairs if pair["attack"] == name],
     }
 
 

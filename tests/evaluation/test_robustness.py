@@ -14,7 +14,7 @@ from rmcl_hub.evaluation.attack_loop import VQA_COLUMNS
 from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort, LossAttack
 from rmcl_hub.evaluation.outcomes import load_outcomes, save_outcomes
 from rmcl_hub.evaluation.rescore import rescore
-from rmcl_hub.evaluation.robustness import evaluate_robustness
+from rmcl_hub.evaluation.robustness import _runs, evaluate_robustness
 from rmcl_hub.evaluation.tasks import Task
 from rmcl_hub.evaluation.victims import as_victim
 
@@ -265,3 +265,29 @@ class TestRefusals:
     def test_an_adaptive_attack_with_a_taken_name(self, evaluate):
         with pytest.raises(ValueError, match="there is an attack 'pgd' in the ensemble already"):
             evaluate(adaptive_attacks={"pgd": PGD(0.01, 0.1, 1)})
+
+
+def test_an_attack_on_one_modality_runs_once():
+    """Under the threat model on both it is the run of the threat model on that modality."""
+
+    class Stub:
+        def __init__(self, name):
+            self.threat_model = ThreatModel.load(name)
+
+    names = ("linf-4", "joint-linf-4-words-1", "joint-linf-8-words-1")
+    suites = {
+        "linf-4": {"pgd": LossAttack(Stub("linf-4"))},
+        "joint-linf-4-words-1": {
+            "pgd": LossAttack(Stub("linf-4")),
+            "geometry": LossAttack(Stub("words-1")),
+            "co-attack": LossAttack(Stub("joint-linf-4-words-1")),
+        },
+        "joint-linf-8-words-1": {"pgd": LossAttack(Stub("linf-8"))},
+    }
+    runs = _runs({name: ThreatModel.load(name) for name in names}, suites)
+    assert runs["joint-linf-4-words-1"] == {
+        "pgd": "linf-4/pgd",
+        "geometry": "joint-linf-4-words-1/geometry",
+        "co-attack": "joint-linf-4-words-1/co-attack",
+    }
+    assert runs["joint-linf-8-words-1"] == {"pgd": "joint-linf-8-words-1/pgd"}
