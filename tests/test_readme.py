@@ -7,7 +7,9 @@ import pytest
 import yaml
 from transformers import ViltImageProcessor, ViltProcessor
 
-from rmcl_hub.modeling_rmcl import RMCLViltModel
+from rmcl_hub.datasets_scripts.openpairs import vqa_answers
+from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort
+from rmcl_hub.modeling_rmcl import RMCLViltForQuestionAnswering, RMCLViltModel
 from rmcl_hub.trainers.recipe import PretrainRecipe, load_recipe
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -22,13 +24,19 @@ def test_python_examples_run_in_order(tiny_config, tiny_tokenizer, tmp_path, mon
     (folder,) = re.findall(r'folder = "(.*)"', README)
     RMCLViltModel(tiny_config).save_pretrained(folder)
     images = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
-    ViltProcessor(image_processor=images, tokenizer=tiny_tokenizer).save_pretrained(folder)
+    processor = ViltProcessor(image_processor=images, tokenizer=tiny_tokenizer)
+    processor.save_pretrained(folder)
+    tiny_config.id2label = dict(enumerate(vqa_answers()))
+    RMCLViltForQuestionAnswering(tiny_config).save_pretrained("runs/quickstart/model")
+    processor.save_pretrained("runs/quickstart/model")
+    monkeypatch.setitem(EFFORTS, "quick", Effort(apgd_steps=2, square_queries=4, word_candidates=2))
 
     namespace = {}
     for code in blocks("python"):
         exec(code, namespace)  # noqa: S102 - the README is ours
 
     assert (namespace["attacked"].loss_after > namespace["attacked"].loss_before).all()
+    assert namespace["threat"]["verdict"] in ("trusted", "not converged", "unreliable")
     assert capsys.readouterr().out.startswith("tensor(")
 
 
