@@ -10,9 +10,12 @@ from rmcl_hub.attacks.pgd import PGD
 from rmcl_hub.attacks.synonyms import SynonymTable
 from rmcl_hub.attacks.threat_model import ThreatModel
 from rmcl_hub.evaluation.attack_loop import VQA_COLUMNS
-from rmcl_hub.evaluation.task_attack import attack_task
+from rmcl_hub.evaluation.task_attack import attack_task, task_objective
 from rmcl_hub.evaluation.tasks import Task
+from rmcl_hub.evaluation.victims import as_victim
 from rmcl_hub.modeling_rmcl import RMCLViltForQuestionAnswering
+
+WORDS = ["[PAD]", "red", "blue", "apple", "boat", "is", "it"]  # of the toy collator
 
 
 class BatchAttack:
@@ -192,6 +195,55 @@ class TestAttackTask:
         assert all((row.loss_after > row.loss_before) == (row.words_changed > 0) for row in of_words)
 
 
+def test_eight_bits_are_those_of_a_stored_picture(model, rows, collate):
+    """An answer that hangs on a tenth of a grey level is back when the picture is stored."""
+    batch = collate(rows)
+    level = (((batch["pixel_values"] / 2 + 0.5) * 255).round() / 255 - 0.5) * 2
+
+    def on_levels(chosen):
+        made = collate(chosen)
+        index = [int(row["question_id"][1:]) for row in chosen]
+        made["pixel_values"] = torch.where(
+            made["pixel_mask"][:, None] == 1, level[index], made["pixel_values"]
+        )
+        return made
+
+    tenth = image_attack(lambda batch: batch["pixel_values"] + 0.2 / 255 * batch["pixel_mask"][:, None])
+    model.eval()
+    logits = logits_of(model, on_levels(rows))
+    with torch.no_grad():  # the boundary lies between the clean picture and the attacked one
+        moved = logits_of(model, {**on_levels(rows), **tenth.change(on_levels(rows))})
+        model.head.bias[1] += -((logits + moved) / 2)[0].diff().item()
+    outcome = attack_rows(model, rows[:1], on_levels, {"tenth": tenth}, batch_size=1).outcomes[0]
+    assert outcome.clean_prediction != outcome.adversarial_prediction
+    assert outcome.correct_8bit == outcome.clean_correct != outcome.adversarial_correct
+    assert outcome.delta_linf == pytest.approx(0.1 / 255, rel=1e-3)
+    assert outcome.delta_l2 == pytest.approx(0.1 / 255 * 48**0.5, rel=1e-3)  # 3 channels of 4 x 4 real pixels
+
+
+class TestTaskObjective:
+    @pytest.fixture
+    def attacked(self, model, rows, collate):
+        victim = as_victim(model.eval())
+        batch = collate(rows)
+        with torch.no_grad():
+            batch["clean_embedding"] = victim.embed(batch) + 0.5
+        return victim, batch
+
+    def test_losses_are_those_of_their_formulas(self, attacked, model):
+        victim, batch = attacked
+        logits = logits_of(model, batch)
+        difference = logits[:, 1] - logits[:, 0]
+        sign = 1 - 2 * batch["labels"]
+        expected = {
+            "cross-entropy": F.softplus(sign * difference),
+            "margin": sign * difference,
+            "distance": 1 - F.cosine_similarity(batch["clean_embedding"] - 0.5, batch["clean_embedding"]),
+        }
+        for loss, values in expected.items():
+            assert task_objective(victim, loss)(batch).tolist() == pytest.approx(values.tolist(), abs=1e-5)
+
+
 class TestRefusals:
     def run(self, model, rows, collate, attack, **options):
         return attack_rows(model, rows, collate, {"bad": attack}, batch_size=6, **options)
@@ -204,7 +256,7 @@ class TestRefusals:
     def test_epsilon_applied_to_normalised_pixels(self, model, rows, collate, shift_attack):
         with pytest.raises(
             ValueError,
-            match=r"changed a picture by 0\.20000 \(linf\), its threat model allows 0\.10000.* 2 times as large",
+            match=r"changed a picture by 0\.20000 \(linf\), its threat model allows 0\.10000.* 2 times",
         ):
             self.run(model, rows, collate, shift_attack(shift=0.2, epsilon=0.1))
 
@@ -230,6 +282,34 @@ class TestRefusals:
         attack = BatchAttack(lambda batch: {"pixel_values": batch["pixel_values"] * 0.9}, threat)
         with pytest.raises(ValueError, match=r"its threat model allows 0\.00000"):
             self.run(model, rows, collate, attack)
+
+    def test_more_words_than_the_budget(self, model, rows, collate):
+        threat = ThreatModel(modality="text", word_edits="synonyms", max_changed_words=1)
+        attack = BatchAttack(lambda batch: {"text": ["apple is blue"] * len(batch["text"])}, threat)
+        with pytest.raises(ValueError, match=r"changed 2 words of 'it is red' .*its threat model allows 1"):
+            self.run(model, rows, collate, attack)
+
+    def test_an_l2_norm_that_no_pixel_shows(self, model, rows, collate):
+        """Every pixel moves by 0.1, less than epsilon; the norm of all 48 is 0.69."""
+        attack = BatchAttack(
+            lambda batch: {"pixel_values": batch["pixel_values"] + 0.2 * batch["pixel_mask"][:, None]},
+            ThreatModel(modality="image", norm="l2", epsilon=0.5),
+        )
+        with pytest.raises(ValueError, match=r"changed a picture by 0\.69282 \(l2\), .*allows 0\.5"):
+            self.run(model, rows, collate, attack)
+
+    def test_ids_that_are_not_those_of_the_text(self, model, rows, collate):
+        class Tokenizer:
+            def __call__(self, texts, **options):
+                ids = [[WORDS.index(word) for word in text.split()] for text in texts]
+                return {"input_ids": ids}
+
+        task = Task("toy", collate, VQA_COLUMNS, tokenizer=Tokenizer())
+        threat = ThreatModel(modality="text", word_edits="synonyms", max_changed_words=3)
+        attack_task(model, rows, task, {"fine": BatchAttack(lambda batch: {}, threat)}, batch_size=6)
+        attack = BatchAttack(lambda batch: {"input_ids": batch["input_ids"].clamp(max=4)}, threat)
+        with pytest.raises(ValueError, match="returned input_ids that are not the encoding of its text 'it"):
+            attack_task(model, rows, task, {"bad": attack}, batch_size=6)
 
     def test_text_under_an_image_threat_model(self, model, rows, collate):
         attack = BatchAttack(
