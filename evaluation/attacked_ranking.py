@@ -169,7 +169,7 @@ class GallerySearch:
             rows = [row for row, of_row in changes.items() for _ in of_row]
             items = [item for of_row in changes.values() for item, _ in of_row]
             changed = [self._ready(change) for of_row in changes.values() for _, change in of_row]
-            queries = ranking.queries[rows].tolist()
+            queries: list[int] = ranking.queries[rows].tolist()
             new = (
                 self.scorer.aligned_scores([self.texts[query] for query in queries], changed)
                 if ranking.direction == "text_to_image"

@@ -69,7 +69,7 @@ MUTANTS = (
     Mutant("only the first right answer attacked", "attacked_ranking.py", "for item in np.flatnonzero(right[row])]", "for item in np.flatnonzero(right[row])[:1]]", ROBUST),
     Mutant("gallery not rescored", "attacked_ranking.py", "scores[rows, items] = np.minimum(scores[rows, items], new)", "pass", ROBUST),
     Mutant("query not rescored", "attacked_ranking.py", "scores[rows] = self._scores(", "_ = self._scores(", ROBUST),
-    Mutant("rescored against the wrong query", "attacked_ranking.py", "queries = ranking.queries[rows].tolist()", "queries = list(range(len(rows)))", ROBUST),
+    Mutant("rescored against the wrong query", "attacked_ranking.py", "ranking.queries[rows].tolist()", "list(range(len(rows)))", ROBUST),
     Mutant("exact ranks from the list", "attacked_ranking.py", "return best_ranks(self.scores[self.checked], self", "return best_ranks(self.complete()[self.checked], self", ROBUST),
     Mutant("lost queries count as broken", "robust_retrieval.py", "((clean_ranks <= k) & (ranks > k)).sum()", "(ranks > k).sum()"),
     Mutant("success over all queries", "robust_retrieval.py", "n, broken = int((clean_ranks <= k).sum())", "n, broken = len(ranks)"),
