@@ -82,7 +82,10 @@ def record():
 
 @pytest.fixture
 def attacked(outcomes):
-    """Outcomes of both threat models of the record: who broke which of the six initially right examples."""
+    """Outcomes of both threat models of the record: who broke which of the six initially right examples.
+
+    The words of three are changed, of which the last was wrong from the start.
+    """
     broken_by = {
         "linf-4/fgsm": {0, 1},
         "linf-4/pgd": {1, 2},
@@ -103,7 +106,7 @@ def attacked(outcomes):
             adversarial_correct=row.clean_correct and index not in broken,
             adversarial_prediction=1 if row.clean_correct and index not in broken else 0,
             text="is the big boat red",
-            adversarial_text=f"is the {'large' if index in (2, 3) and 'words' in attack else 'big'} boat red",
+            adversarial_text=f"is the {'large' if index in (2, 3, 7) and 'words' in attack else 'big'} boat red",
         )
         for attack, broken in broken_by.items()
         for index, row in enumerate(outcomes)
@@ -133,7 +136,9 @@ def fail(record, threat, rule, status="fail", detail="planted"):
 
 
 class TestNumbers:
-    def test_threat_models_at_the_top(self, record, page):
+    def test_threat_models_at_the_top(self, record, attacked):
+        record["threats"]["linf-4"]["numbers"]["overall"]["robust_accuracy_8bit"]["value"] = 0.4
+        page = Page(render_robustness_report(record, attacked))
         (rows,) = page.rows_of("threat model", "clean", "robust")
         assert page.headings[1] == ("h2", "Threat models")
         assert list(rows) == list(record["threats"])
