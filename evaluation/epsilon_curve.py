@@ -14,8 +14,8 @@ from .attack_loop import batches
 from .intervals import wilson_interval
 from .probes import right_answers_of
 from .task_attack import task_objective
-from .tasks import Task
-from .victims import Victim
+from .tasks import Task, build_task
+from .victims import Victim, as_victim
 
 
 class EpsilonCurve(TypedDict):
@@ -45,9 +45,10 @@ class EpsilonCurve(TypedDict):
 
 
 def epsilon_curve(
-    victim: Victim,
+    model: Any,
+    processor: Any,
     dataset: Any,
-    task: Task,
+    task: str | Task,
     epsilons: Sequence[float],
     *,
     norm: Norm = "linf",
@@ -57,9 +58,10 @@ def epsilon_curve(
     """Attack the same examples at rising radii (APGD, margin loss).
 
     Args:
-        victim: See `victims.as_victim`.
+        model: A model in eval mode, or a `Victim`; see `victims.as_victim`.
+        processor: The processor that it was trained with.
         dataset: Rows of the task.
-        task: See `tasks.build_task`.
+        task: As in `robustness.evaluate_robustness`.
         epsilons: Radii for pixels in [0, 1]; 0 gives the clean accuracy.
         norm: Of the radii.
         num_steps: Gradient steps per radius.
@@ -68,7 +70,10 @@ def epsilon_curve(
     Raises:
         ValueError: If there are no radii or no examples.
     """
-    prepared = [batch for _, batch in batches(victim, dataset, task.collate, batch_size)]
+    task = task if isinstance(task, Task) else build_task(task, model, processor)
+    victim = as_victim(model, processor, task.name)
+    with frozen(victim.module):
+        prepared = [batch for _, batch in batches(victim, dataset, task.collate, batch_size)]
     return curve_of_batches(victim, prepared, epsilons, norm, num_steps)
 
 

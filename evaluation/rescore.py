@@ -20,7 +20,7 @@ from .metrics import words_changed
 from .outcomes import Outcome, load_outcomes
 from .probes import right_answers_of
 from .provenance import model_digest
-from .robustness import OUTCOMES_FILE, max_text_length, read_record
+from .robustness import OUTCOMES_FILE, read_record
 from .tasks import Task, build_task
 from .victims import Victim, as_victim
 
@@ -77,7 +77,7 @@ def rescore(
         ValueError: If an evaluated example is not in the data set.
     """
     record = read_record(folder)
-    task = task or build_task(record["task"], model, processor, max_text_length(model))
+    task = task or build_task(record["task"], model, processor)
     victim = as_victim(model, processor, task.name)
     outcomes = load_outcomes(Path(folder) / OUTCOMES_FILE)
     ids = {str(identity): index for index, identity in enumerate(dataset[task.columns.id])}

@@ -114,7 +114,7 @@ def evaluate_robustness(
     controlled = None if control is None else _control_outcomes(control, threats)
     if effort not in EFFORTS:
         raise ValueError(f"effort is {effort!r}; expected one of {', '.join(EFFORTS)}.")
-    task = task if isinstance(task, Task) else build_task(task, model, processor, max_text_length(model))
+    task = task if isinstance(task, Task) else build_task(task, model, processor)
     victim = as_victim(model, processor, task.name, defence)
     _check_model(victim, threats)
     tested = _subset(dataset, max_examples, seed)
@@ -330,11 +330,6 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     if record.get("format") != FORMAT:
         raise ValueError(f"{path} has format {record.get('format')!r}, expected {FORMAT!r}; evaluate again.")
     return record
-
-
-def max_text_length(model: Any) -> int:
-    """Most word pieces that the model has positions for; ViLT's 40 where its configuration does not say."""
-    return getattr(getattr(model, "config", None), "max_position_embeddings", 40)
 
 
 def _check_model(victim: Victim, threats: Mapping[str, ThreatModel]) -> None:

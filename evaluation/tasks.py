@@ -41,8 +41,8 @@ class Task:
     max_text_length: int = 40
 
 
-def build_task(name: str, model: Any, processor: Any, max_text_length: int = 40) -> Task:
-    """One of the built-in tasks for a model.
+def build_task(name: str, model: Any, processor: Any, max_text_length: int | None = None) -> Task:
+    """One of the built-in tasks for a model; texts are cut where its positions end, or at `max_text_length`.
 
     Rows of `"vqa"` have `image`, `question_id`, `question`, `question_type`, `concept`, `answers`, `scores`;
     of `"nlvr2"`: `left_image`, `right_image`, `identifier`, `statement`, `statement_type`, `concept`,
@@ -63,6 +63,8 @@ def build_task(name: str, model: Any, processor: Any, max_text_length: int = 40)
             f"Task {name!r} needs a processor with a tokenizer, got {type(processor).__name__}; "
             "load it with AutoProcessor.from_pretrained."
         )
+    if max_text_length is None:  # ViLT's 40 where the configuration does not say
+        max_text_length = getattr(getattr(model, "config", None), "max_position_embeddings", 40)
     return _BUILDERS[name](model, processor, max_text_length)
 
 

@@ -27,7 +27,7 @@ def test_equals_the_distance_to_the_boundary(victim, rows, collate):
     labelled = [{**row, "label": int(mean > 0)} for row, mean in zip(rows, means, strict=True)]
     task = Task("toy", collate, VQA_COLUMNS)
     radii = [0.0, *(float(r) for r in means.abs().sort().values / 2 + 1e-4)]
-    curve = epsilon_curve(victim, labelled, task, radii, batch_size=5)
+    curve = epsilon_curve(victim, None, labelled, task, radii, batch_size=5)
     expected = [float((means.abs() / 2 > radius).float().mean()) for radius in radii]
     assert curve["robust_accuracy"] == pytest.approx(expected)
     assert curve["epsilons"] == radii
@@ -61,4 +61,4 @@ def test_what_a_smaller_radius_broke_stays_broken(victim, rows, collate, monkeyp
 
 def test_radii_and_examples_are_needed(model, rows, collate):
     with pytest.raises(ValueError, match="a curve needs radii and examples, got 0 and"):
-        epsilon_curve(as_victim(model.eval()), rows, Task("toy", collate, VQA_COLUMNS), [])
+        epsilon_curve(as_victim(model.eval()), None, rows, Task("toy", collate, VQA_COLUMNS), [])
