@@ -44,7 +44,8 @@ def test_nothing_is_selected(pixels: Any) -> None:
     assert torch.equal(result.loss_after, objective(result.batch))
 
 
-def test_noise_ignores_image_text_and_objective(pixels: Any, linear_pixels: Any, counted_pixels: Any) -> None:
+def test_noise_ignores_image_and_objective(pixels: Any, linear_pixels: Any, counted_pixels: Any) -> None:
+    assert RandomNoise(0.1).threat_model.access == "black-box"
     first = RandomNoise(0.1, generator=seeded(3))({"pixel_values": 0.5 * pixels(3, 3, 4, 4)}, counted_pixels)
     objective = linear_pixels(torch.randn(3, 4, 4, generator=seeded(1)))
     other = RandomNoise(0.1, generator=seeded(3))({"pixel_values": torch.zeros(3, 3, 4, 4)}, objective)
