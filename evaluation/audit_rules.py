@@ -128,9 +128,14 @@ def gradients_are_there(evidence: Evidence) -> Found:
 
 
 def losses_rise(evidence: Evidence) -> Found:
-    """8: the attack raises the loss of nearly every example."""
-    if not _pixels(evidence) or evidence.threat.epsilon == 0:
-        return _not_applicable("words are discrete: many texts have no substitute that raises the loss")
+    """8: the attack on pixels raises the loss of nearly every example, that on words of some."""
+    if not _pixels(evidence):
+        rows = evidence.outcomes["all"]
+        risen = sum(row.words_changed > 0 and row.loss_after > row.loss_before for row in rows)
+        # Many texts have no substitute, or none that raises the loss; but an attack that moves none is none.
+        return _result(risen > 0, f"changed words raised the loss of {_share(risen, len(rows))} of the texts")
+    if evidence.threat.epsilon == 0:
+        return _not_applicable("no pixel may change")
     rows = evidence.outcomes["pgd"]
     risen = sum(row.loss_after > row.loss_before for row in rows)
     return _result(risen >= 0.95 * len(rows), f"PGD raised the loss of {_share(risen, len(rows))}")

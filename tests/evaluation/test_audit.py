@@ -227,7 +227,15 @@ def test_pixels_and_words_are_judged_where_they_change(evidence):
         return {check.rule for check in judge(few).checks if check.status == "not applicable"}
 
     assert skipped(evidence.threat.part("image")) == {4, 15, 21, 24}
-    assert skipped(evidence.threat.part("text")) == {3, 8, 9, 21, 22}
+    assert skipped(evidence.threat.part("text")) == {3, 9, 21, 22}
+
+
+def test_an_attack_on_words_that_moves_nothing_is_none(evidence):
+    evidence.threat = evidence.threat.part("text")
+    evidence.outcomes = {name: rows_of(name, 30, evidence.threat) for name in evidence.outcomes}
+    assert judge(evidence).checks[7].status == "pass"
+    change(evidence, "all", rows=NUM_EXAMPLES, words_changed=0)
+    assert [check.rule for check in judge(evidence).checks if check.status == "fail"] == [8]
 
 
 def test_convergence_is_counted_over_all_examples(evidence):
