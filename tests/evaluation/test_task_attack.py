@@ -221,6 +221,27 @@ def test_eight_bits_are_those_of_a_stored_picture(model, rows, collate):
     assert outcome.delta_l2 == pytest.approx(0.1 / 255 * 48**0.5, rel=1e-3)  # 3 channels of 4 x 4 real pixels
 
 
+def test_kept_are_the_pixels_and_the_text_of_the_worst_attack(model, rows, collate, shift_attack):
+    attacks = {
+        "up": shift_attack(shift=0.2),
+        "down": shift_attack(shift=-0.2),
+        "word": shift_attack(word="blue"),
+    }
+    kept = []
+
+    def keep(name, outcomes, attacked):
+        kept.extend(zip(outcomes, attacked["pixel_values"], attacked["text"], strict=True))
+
+    attack_rows(model, rows, collate, attacks, batch_size=6, unions={"all": list(attacks)}, keep=keep)
+    clean = collate(rows)["pixel_values"]
+    shifts = {"up": 0.4, "down": -0.4, "word": 0.0}
+    for (outcome, pixels, text), before in zip(kept, clean, strict=True):
+        moved = (pixels - before)[:, :, :-1]  # the last column is padding
+        assert torch.allclose(moved, torch.full_like(moved, shifts[outcome.found_by]), atol=1e-6)
+        assert text == outcome.adversarial_text
+    assert len({outcome.found_by for outcome, _, _ in kept[:6]}) > 1
+
+
 class TestTaskObjective:
     @pytest.fixture
     def attacked(self, model, rows, collate):
