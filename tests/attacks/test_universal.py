@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import pytest
@@ -64,12 +65,26 @@ def test_the_iterate_with_the_best_mean_is_kept(norm: str) -> None:
     def objective(batch: dict[str, Any]) -> Tensor:
         return -(batch["pixel_values"].flatten() - peak).square()
 
-    attack = UniversalPerturbation(0.2, 5, step_size=0.05, norm=norm)  # type: ignore[arg-type]
+    attack = UniversalPerturbation(0.2, 4, step_size=0.05, norm=norm)  # type: ignore[arg-type]
     result = attack(batch, objective)
     torch.testing.assert_close(result.batch["pixel_values"].flatten(), torch.tensor([0.1, 0.1]))
     torch.testing.assert_close(result.loss_after, objective(result.batch))
-    away = UniversalPerturbation(0.2, 5)(batch, lambda batch: -batch["pixel_values"].flatten().abs())
-    assert torch.equal(away.batch["pixel_values"], batch["pixel_values"])  # no perturbation at all counts
+    peak = peak - 0.08  # of the mean: 0.04, and the last iterate is at 0.1
+    attack = UniversalPerturbation(0.2, 5, step_size=0.05, norm=norm)  # type: ignore[arg-type]
+    assert torch.equal(attack(batch, objective).batch["pixel_values"], batch["pixel_values"])
+
+
+@BOTH_NORMS
+def test_the_perturbation_does_not_grow_beyond_the_ball_unseen(norm: str) -> None:
+    calls = itertools.count()
+
+    def objective(batch: dict[str, Any]) -> Tensor:  # eight steps up, at whose end it turns round
+        x = batch["pixel_values"].flatten()
+        return x if next(calls) < 8 else 100 - x
+
+    attack = UniversalPerturbation(0.2, 12, step_size=0.05, norm=norm)  # type: ignore[arg-type]
+    result = attack({"pixel_values": torch.zeros(2, 1, 1, 1)}, objective)
+    torch.testing.assert_close(result.batch["pixel_values"].flatten(), torch.zeros(2))
 
 
 def test_one_example_gives_pgd(toy_classifier: Any) -> None:
