@@ -174,6 +174,12 @@ class TestCheckRecord:
             check_record(record)
         assert str(caught.value).count("\n- ") == 6
 
+    def test_a_lost_check_is_one_error(self, record):
+        """Not also one for each of those that moved up."""
+        del record["threats"]["linf-4"]["checks"][3]
+        with pytest.raises(ValueError, match=r"checks: has 27 entries; expected at least 28\nEvaluate"):
+            check_record(record)
+
     def test_no_record_at_all(self):
         with pytest.raises(ValueError, match="the record: is an array of 0; expected object"):
             check_record([])

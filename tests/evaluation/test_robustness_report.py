@@ -95,6 +95,7 @@ def attacked(outcomes):
         "words-20pct/words-random": set(),
         "words-20pct": {3},
     }
+    changed = {2, 3, 7}
     finder = {"linf-4": "linf-4/pgd", "words-20pct": "words-20pct/geometry"}
     return [
         replace(
@@ -106,7 +107,7 @@ def attacked(outcomes):
             adversarial_correct=row.clean_correct and index not in broken,
             adversarial_prediction=1 if row.clean_correct and index not in broken else 0,
             text="is the big boat red",
-            adversarial_text=f"is the {'large' if index in (2, 3, 7) and 'words' in attack else 'big'} boat red",
+            adversarial_text=f"is the {'large' if 'words' in attack and index in changed else 'big'} boat red",
         )
         for attack, broken in broken_by.items()
         for index, row in enumerate(outcomes)
