@@ -165,7 +165,7 @@ def ends_of_the_scale(evidence: Evidence) -> Found:
     if not _pixels(evidence):
         return _result(changed == 0, f"at epsilon 0, {changed} answers changed")
     ends = evidence.probes["at_one"]
-    chance = 1 / evidence.setting.num_classes
+    chance = 1 / evidence.probes["num_classes"]
     bound = max(chance, ends["other_images"])
     return _result(
         changed == 0 and ends["attacked"] <= bound + 1e-9,

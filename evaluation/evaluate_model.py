@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             defence=arguments.defence,
             control=arguments.control,
             output_dir=arguments.output_dir,
+            name=Path(arguments.model).name,
         )
     except (OSError, ValueError) as error:
         logger.error("rmcl-hub evaluate: %s", error)

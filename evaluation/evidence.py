@@ -1,17 +1,20 @@
 """What the audit of one threat model looks at, measured after the attacks have run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rmcl_hub.attacks.base import Batch
+from tqdm.auto import tqdm
+
+from rmcl_hub.attacks.base import Batch, frozen
 from rmcl_hub.attacks.pgd import PGD
 from rmcl_hub.attacks.synonyms import protected_words
 from rmcl_hub.attacks.threat_model import Norm, ThreatModel
 from rmcl_hub.attacks.word_swap import ExhaustiveWordSwap
 
 from . import probes
-from .attack_loop import Rows
+from .attack_loop import RobustnessResult, Rows, batches
+from .attack_plan import AttackPlan
 from .attack_suite import SANITY, Effort, Suite, SuiteInputs, build_suite
 from .epsilon_curve import curve_of_batches
 from .outcomes import AttackCost, Outcome
@@ -23,6 +26,8 @@ from .victims import Victim
 CURVE_SHARES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 ORACLE_EXAMPLES = 16
 MAX_ENDPOINT_STEPS = 40
+PROBE_EXAMPLES = 64
+"""Examples behind the probes; the longer search looks at all."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +36,19 @@ class Setting:
 
     Attributes:
         task: Its name.
-        num_classes: Of the head.
+        effort: Its name.
         trained_with: Attacks that training or model selection used.
         defence: What the model does at test time, see `Victim`.
         adaptive: Names of the attacks on the defence.
         overlap: Pictures shared with the training data; None if those were not given.
         stored: Whether adversarial examples and outcomes are on disk.
         sampling: How the examples were drawn, in words.
-        control: Folder of the control's evaluation on the same examples, if there is one.
+        control: Which model was evaluated on the same examples to compare with, if there is one.
         float32: Whether all parameters are float32.
     """
 
     task: str
-    num_classes: int
+    effort: str
     trained_with: Sequence[str]
     defence: str | None
     adaptive: Sequence[str]
@@ -90,6 +95,7 @@ def probe_model(victim: Victim, task: Task, data: ProbeData) -> dict[str, Any]:
         "answer_spread": probes.answer_spread(victim, data.batches[0]),
         "batch_dependence": probes.batch_dependence(victim, task.collate, few, data.batches[0]),
         "gradients": probes.gradient_health(victim, data.batches),
+        "num_classes": victim.predict(data.batches[0]).shape[-1],
         "changed_at_zero": probes.changed_at_zero(victim, data.batches),
     }
 
@@ -161,41 +167,29 @@ def _words_oracle(
     }
 
 
-def search_longer(
-    victim: Victim,
-    task: Task,
-    threat: ThreatModel,
-    effort: Effort,
-    inputs: SuiteInputs,
-    dataset: Any,
-    survivors: Sequence[int],
-    batch_size: int,
-) -> dict[str, Any]:
+def search_longer(plan: AttackPlan, threat: ThreatModel, worst: Sequence[Outcome]) -> dict[str, Any]:
     """Twice the steps and queries and other random starts, on the examples that nothing has broken yet.
 
     Args:
-        victim: The model.
-        task: How rows become batches.
-        threat: The threat model.
-        effort: Of the first search.
-        inputs: Of the first search; the seed is changed.
-        dataset: The tested rows, map-style.
-        survivors: Positions of the examples that are still right.
-        batch_size: Examples per batch.
+        plan: Of the first search.
+        threat: One of its threat models.
+        worst: The worst outcome of each of the plan's examples, in their order.
     """
+    survivors = [
+        plan.examples[index]
+        for index, row in enumerate(worst)
+        if row.clean_correct and row.adversarial_correct
+    ]
     if not survivors:
         return {"newly_broken": 0, "num_examples": 0}
-    again = SuiteInputs(
-        inputs.tokenizer, inputs.max_text_length, inputs.image_mean, inputs.image_std, inputs.seed + 1
-    )
-    suite = build_suite(threat, effort.doubled(), again)
+    again = replace(plan.inputs, seed=plan.inputs.seed + 1)
+    suite = build_suite(threat, plan.effort.doubled(), again)
     suite = {name: attack for name, attack in suite.items() if name not in SANITY}
-    rows = [dataset[index] for index in survivors]
     result = attack_task(
-        victim, rows, task, suite, batch_size=batch_size, unions={"all": list(suite)}, num_pairs=0
+        plan.victim, survivors, plan.task, suite, batch_size=plan.batch_size, unions={"all": list(suite)}
     )
     broken = sum(row.attack == "all" and not row.adversarial_correct for row in result.outcomes)
-    return {"newly_broken": broken, "num_examples": len(rows)}
+    return {"newly_broken": broken, "num_examples": len(survivors)}
 
 
 def changed_protected_words(outcomes: Sequence[Outcome]) -> int:
@@ -206,3 +200,42 @@ def changed_protected_words(outcomes: Sequence[Outcome]) -> int:
         return [word for word in text.lower().split() if word.strip(".,!?'\"") in protected]
 
     return sum(kept(row.text) != kept(row.adversarial_text) for row in outcomes)
+
+
+def gather_evidence(plan: AttackPlan, result: RobustnessResult, setting: Setting) -> dict[str, Evidence]:
+    """Evidence of every threat model of a plan whose attacks have run."""
+    data = probe_data(plan)
+    shared = probe_model(plan.victim, plan.task, data)
+    evidence = {}
+    for name, threat in tqdm(plan.threats.items(), desc="audit", unit="threat model"):
+        rows, costs = _of(result, name, plan.runs[name])
+        evidence[name] = Evidence(threat, plan.suites[name], rows, costs, setting)
+        evidence[name].probes = {
+            **shared,
+            **probe_threat(plan.victim, plan.task, threat, plan.effort, data),
+            "longer": search_longer(plan, threat, rows["all"]),
+        }
+    return evidence
+
+
+def probe_data(plan: AttackPlan) -> ProbeData:
+    """The first batches; they are random, for the data are a random subset."""
+    rows, prepared = [], []
+    with frozen(plan.victim.module):
+        for chosen, batch in batches(
+            plan.victim, plan.examples, plan.task.collate, min(plan.batch_size, PROBE_EXAMPLES)
+        ):
+            rows.append(chosen)
+            prepared.append(batch)
+            if sum(map(len, rows)) >= PROBE_EXAMPLES:
+                break
+    return ProbeData(rows, prepared)
+
+
+def _of(
+    result: RobustnessResult, threat: str, runs: Mapping[str, str]
+) -> tuple[dict[str, list[Outcome]], dict[str, AttackCost]]:
+    """Outcomes and costs of one threat model by the names of its attacks, the ensemble under `"all"`."""
+    named = {"all": threat, **runs}
+    rows = {name: [row for row in result.outcomes if row.attack == run] for name, run in named.items()}
+    return rows, {name: result.cost[run] for name, run in named.items()}

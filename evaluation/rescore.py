@@ -17,10 +17,11 @@ from rmcl_hub.attacks.threat_model import ThreatModel
 from .adversarial_examples import read_adversarial
 from .attack_loop import pixel_change
 from .metrics import words_changed
-from .outcomes import Outcome, load_outcomes
+from .outcomes import Outcome
 from .probes import right_answers_of
 from .provenance import model_digest
-from .robustness import OUTCOMES_FILE, read_record
+from .robustness import read_evaluation
+from .robustness_record import read_record
 from .tasks import Task, build_task
 from .victims import Victim, as_victim
 
@@ -76,15 +77,15 @@ def rescore(
         FileNotFoundError: If the folder holds no evaluation or no adversarial examples.
         ValueError: If an evaluated example is not in the data set.
     """
-    record = read_record(folder)
+    evaluation = read_evaluation(folder)
+    record = evaluation.record
     task = task or build_task(record["task"], model, processor)
     victim = as_victim(model, processor, task.name)
-    outcomes = load_outcomes(Path(folder) / OUTCOMES_FILE)
     ids = {str(identity): index for index, identity in enumerate(dataset[task.columns.id])}
     found = []
     with frozen(victim.module):
         for name, entry in tqdm(record["threats"].items(), desc="rescore", unit="threat model"):
-            rows = {row.id: row for row in outcomes if row.attack == name}
+            rows = {row.id: row for row in evaluation.outcomes if row.attack == name}
             threat = ThreatModel.from_dict(entry["threat_model"])
             found.append(
                 _rescore_threat(

@@ -1,40 +1,31 @@
 """One call from a model to its robustness: every attack of every threat model, audited."""
 
-import datetime
 import json
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
-from rmcl_hub.attacks.base import Attack, frozen
+from rmcl_hub.attacks.base import Attack
 from rmcl_hub.attacks.threat_model import ThreatModel
 
 from .adversarial_examples import AdversarialWriter
-from .attack_loop import RobustnessResult, batches
-from .attack_suite import EFFORTS, LossAttack, Suite, SuiteInputs, build_suite
-from .audit import judge
+from .attack_loop import RobustnessResult
+from .attack_plan import AttackPlan, plan_attacks
+from .attack_suite import LossAttack
 from .compare import compare_models
-from .evidence import Evidence, ProbeData, Setting, probe_model, probe_threat, search_longer
-from .outcomes import OVERALL, AttackCost, Outcome, load_outcomes, save_outcomes, summarise
-from .provenance import batch_digest, code_revision, library_versions, model_digest
-from .results import write_atomically
+from .evidence import Setting, gather_evidence
+from .outcomes import Outcome, load_outcomes, save_outcomes
+from .results import Comparison, write_atomically
+from .robustness_record import EVALUATION_FILE, build_record, read_record
 from .split_hygiene import image_overlap
 from .task_attack import attack_task
 from .tasks import Task, build_task
-from .victims import Victim, as_victim
+from .victims import as_victim
 
-logger = logging.getLogger(__name__)
-
-EVALUATION_FILE = "evaluation.json"
 OUTCOMES_FILE = "outcomes.parquet"
-FORMAT = "rmcl-hub-evaluation/1"
-PROBE_EXAMPLES = 64
-"""Examples behind the probes of the audit; the longer search looks at all."""
 
 
 @dataclass
@@ -76,6 +67,7 @@ def evaluate_robustness(
     control: str | Path | None = None,
     output_dir: str | Path | None = None,
     num_pairs: int = 2,
+    name: str | None = None,
 ) -> Evaluation:
     """Attack a model under every threat model and audit the result.
 
@@ -105,253 +97,102 @@ def evaluate_robustness(
         output_dir: Where adversarial examples, outcomes and the record are written; without it nothing is
             stored, and the audit refuses publication.
         num_pairs: Attacked pairs to keep as pictures, per threat model.
+        name: Of the model, for the report.
 
     Raises:
         ValueError: If the data are empty, the model is in training mode or random, a threat model is unknown
             or does not fit the model, or a label is outside the head. The message says what to do.
     """
-    threats = _named_threats(threat_models)
-    controlled = None if control is None else _control_outcomes(control, threats)
-    if effort not in EFFORTS:
-        raise ValueError(f"effort is {effort!r}; expected one of {', '.join(EFFORTS)}.")
+    controlled = None if control is None else read_evaluation(control)
     task = task if isinstance(task, Task) else build_task(task, model, processor)
-    victim = as_victim(model, processor, task.name, defence)
-    _check_model(victim, threats)
-    tested = _subset(dataset, max_examples, seed)
-    inputs = SuiteInputs(task.tokenizer, task.max_text_length, victim.image_mean, victim.image_std, seed)
-    suites = {name: build_suite(threat, EFFORTS[effort], inputs) for name, threat in threats.items()}
-    _add_adaptive(suites, threats, adaptive_attacks or {})
-    runs = _runs(threats, suites)
-    result = attack_task(
-        victim,
-        tested,
+    plan = plan_attacks(
+        as_victim(model, processor, task.name, defence),
         task,
-        {runs[threat][name]: attack for threat, suite in suites.items() for name, attack in suite.items()},
+        dataset,
+        threat_models,
+        effort=effort,
         batch_size=batch_size,
-        unions={threat: list(runs[threat].values()) for threat in threats},
-        num_pairs=num_pairs,
-        keep=AdversarialWriter(output_dir) if output_dir else None,
+        max_examples=max_examples,
+        seed=seed,
+        adaptive=adaptive_attacks or {},
     )
-    data = _probe_data(victim, tested, task, batch_size)
+    if controlled is not None:
+        _check_control(controlled.record, plan)
     setting = Setting(
         task=task.name,
-        num_classes=victim.predict(data.batches[0]).shape[-1],
+        effort=effort,
         trained_with=list(trained_with),
-        defence=victim.defence,
+        defence=plan.victim.defence,
         adaptive=list(adaptive_attacks or {}),
-        overlap=None if train_dataset is None else image_overlap(train_dataset, tested),
+        overlap=None if train_dataset is None else image_overlap(train_dataset, plan.examples),
         stored=output_dir is not None,
-        sampling=_sampling(dataset, tested, seed),
-        control=None if control is None else str(control),
-        float32=all(parameter.dtype == torch.float32 for parameter in victim.module.parameters()),
+        sampling=plan.sampling,
+        control=None if controlled is None else _model_name(controlled.record),
+        float32=all(parameter.dtype == torch.float32 for parameter in plan.victim.module.parameters()),
     )
-    shared = probe_model(victim, task, data)
-    evidence = {
-        name: Evidence(threat, suites[name], *_of(result, name, runs[name]), setting)
-        for name, threat in threats.items()
-    }
-    for name, threat in tqdm(threats.items(), desc="audit", unit="threat model"):
-        survivors = [
-            index for index, row in enumerate(evidence[name].outcomes["all"]) if row.adversarial_correct
-        ]
-        evidence[name].probes = {
-            **shared,
-            **probe_threat(victim, task, threat, EFFORTS[effort], data),
-            "longer": search_longer(
-                victim, task, threat, EFFORTS[effort], inputs, tested, survivors, batch_size
-            ),
-        }
-    record = {
-        "format": FORMAT,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "task": task.name,
-        "answers": list(task.answers),
-        "model": {"class": type(victim.module).__name__, "digest": model_digest(victim.module)},
-        "data": {
-            "num_examples": len(tested),
-            "num_available": len(dataset),
-            "sampling": setting.sampling,
-            "digest": batch_digest(task.collate([row]) for row in tested),
-            "overlap": setting.overlap,
-        },
-        "code": {"revision": code_revision(), "versions": library_versions()},
-        "settings": {
-            "effort": effort,
-            **asdict(EFFORTS[effort]),
-            "batch_size": batch_size,
-            "seed": seed,
-            "trained_with": setting.trained_with,
-            "defence": setting.defence,
-            "adaptive_attacks": setting.adaptive,
-        },
-        "threats": {name: _threat_record(name, found, result) for name, found in evidence.items()},
-    }
-    if controlled is not None:
-        treated = [row for row in result.outcomes if row.attack in threats]
-        record["comparisons"] = compare_models(
-            {seed: controlled},
-            {seed: treated},
-            task=task.name,
-            protocol="",
-            labels=("the control", "this model"),
-        )
+    result = _attack(plan, num_pairs, output_dir)
+    evidence = gather_evidence(plan, result, setting)
+    record = build_record(plan, len(dataset), setting, evidence, result)
+    if name is not None:
+        record["name"] = name
     evaluation = Evaluation(record, result.outcomes)
+    if controlled is not None:
+        record["comparisons"] = _compare(controlled, evaluation, seed)
     if output_dir:
         evaluation.save(output_dir)
     return evaluation
 
 
-def _add_adaptive(
-    suites: Mapping[str, Suite],
-    threats: Mapping[str, ThreatModel],
-    adaptive: Mapping[str, Attack | LossAttack],
-) -> None:
-    for name, given in adaptive.items():
-        attack = given if isinstance(given, LossAttack) else LossAttack(given)
-        allowed = [key for key, threat in threats.items() if threat.allows(attack.attack.threat_model)]
-        if not allowed:
-            raise ValueError(
-                f"adaptive attack {name!r} ({attack.attack.threat_model}) is within none of the threat "
-                f"models {', '.join(threats)}; give it the same norm and budget as one of them."
-            )
-        for key in allowed:
-            if name in suites[key]:
-                raise ValueError(f"there is an attack {name!r} in the ensemble already; rename yours.")
-            suites[key][name] = attack
-
-
-def _probe_data(victim: Victim, tested: Any, task: Task, batch_size: int) -> ProbeData:
-    """The first batches; they are random, for the data are a random subset."""
-    rows, prepared = [], []
-    with frozen(victim.module):
-        for chosen, batch in batches(victim, tested, task.collate, min(batch_size, PROBE_EXAMPLES)):
-            rows.append(chosen)
-            prepared.append(batch)
-            if sum(map(len, rows)) >= PROBE_EXAMPLES:
-                break
-    return ProbeData(rows, prepared)
-
-
-def _runs(threats: Mapping[str, ThreatModel], suites: Mapping[str, Suite]) -> dict[str, dict[str, str]]:
-    """Threat model to attack to the name of its run.
-
-    An attack on one modality runs once for a threat model on that modality and for one on both.
-    """
-    evaluated = {threat.digest: name for name, threat in threats.items()}
-    runs: dict[str, dict[str, str]] = {}
-    for name, threat in threats.items():
-        runs[name] = {}
-        for attack, entry in suites[name].items():
-            home = name
-            modality = entry.attack.threat_model.modality
-            if threat.modality == "both" and modality != "both":
-                home = evaluated.get(threat.part(modality).digest, name)
-            runs[name][attack] = f"{home}/{attack}"
-    return runs
-
-
-def _of(
-    result: RobustnessResult, threat: str, runs: Mapping[str, str]
-) -> tuple[dict[str, list[Outcome]], dict[str, AttackCost]]:
-    """Outcomes and costs of one threat model by the names of its attacks, the ensemble under `"all"`."""
-    named = {"all": threat, **runs}
-    rows = {name: [row for row in result.outcomes if row.attack == run] for name, run in named.items()}
-    return rows, {name: result.cost[run] for name, run in named.items()}
-
-
-def _threat_record(name: str, evidence: Evidence, result: RobustnessResult) -> dict[str, Any]:
-    summaries = {
-        attack: summarise({0: [replace(row, attack=attack) for row in rows]})[attack]
-        for attack, rows in evidence.outcomes.items()
+def _attack(plan: AttackPlan, num_pairs: int, output_dir: str | Path | None) -> RobustnessResult:
+    attacks = {
+        plan.runs[threat][name]: attack
+        for threat, suite in plan.suites.items()
+        for name, attack in suite.items()
     }
-    return {
-        "threat_model": evidence.threat.to_dict(),
-        "digest": evidence.threat.digest,
-        "sentence": str(evidence.threat),
-        **judge(evidence).to_dict(),
-        "numbers": summaries["all"],
-        "cost": asdict(evidence.costs["all"]),
-        "attacks": {
-            attack: {
-                "loss": evidence.suite[attack].loss,
-                "threat_model": evidence.suite[attack].attack.threat_model.to_dict(),
-                "numbers": summaries[attack][OVERALL],
-                "cost": asdict(evidence.costs[attack]),
-            }
-            for attack in evidence.suite
-        },
-        "probes": evidence.probes,
-        "pairs": [pair for pair in result.pairs if pair["attack"] == name],
-    }
+    return attack_task(
+        plan.victim,
+        plan.examples,
+        plan.task,
+        attacks,
+        batch_size=plan.batch_size,
+        unions={threat: list(runs.values()) for threat, runs in plan.runs.items()},
+        num_pairs=num_pairs,
+        keep=AdversarialWriter(output_dir) if output_dir else None,
+    )
 
 
-def _control_outcomes(folder: str | Path, threats: Mapping[str, ThreatModel]) -> list[Outcome]:
-    record = read_record(folder)
-    for name, threat in threats.items():
-        theirs = record["threats"].get(name, {}).get("digest")
-        if theirs != threat.digest:
-            raise ValueError(
-                f"the control in {folder} was not evaluated under {name!r} ({threat}); evaluate it under the "
-                "same threat models first."
-            )
-    return [row for row in load_outcomes(Path(folder) / OUTCOMES_FILE) if row.attack in threats]
-
-
-def _sampling(dataset: Any, tested: Any, seed: int) -> str:
-    if len(tested) == len(dataset):
-        return f"all {len(dataset)} examples"
-    return f"a random {len(tested)} of {len(dataset)} examples, seed {seed}"
-
-
-def _named_threats(given: Sequence[str | Path] | Mapping[str, ThreatModel]) -> dict[str, ThreatModel]:
-    if not given:
-        raise ValueError("no threat models given; pass at least one, for instance ['linf-4', 'words-20pct'].")
-    if isinstance(given, Mapping):
-        return dict(given)
-    if isinstance(given, str | Path):
-        given = [given]
-    is_file = {name: Path(name).suffix in (".yaml", ".yml") for name in given}
-    return {Path(name).stem if is_file[name] else str(name): ThreatModel.load(name) for name in given}
-
-
-def read_record(folder: str | Path) -> dict[str, Any]:
-    """The `evaluation.json` of a folder.
+def read_evaluation(folder: str | Path) -> Evaluation:
+    """What `Evaluation.save` wrote.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is nothing.
         ValueError: If it is of another format.
     """
-    path = Path(folder) / EVALUATION_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist; run `rmcl-hub evaluate --output-dir {folder}` first."
-        )
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {record.get('format')!r}, expected {FORMAT!r}; evaluate again.")
-    return record
+    return Evaluation(read_record(folder), load_outcomes(Path(folder) / OUTCOMES_FILE))
 
 
-def _check_model(victim: Victim, threats: Mapping[str, ThreatModel]) -> None:
-    if victim.module.training:
-        raise ValueError(
-            "the model is in training mode, where dropout and batch statistics make every answer "
-            "random; call model.eval() first."
-        )
-    for name, threat in threats.items():
-        if threat.modality != "image" and not victim.reads_text:
+def _check_control(record: dict[str, Any], plan: AttackPlan) -> None:
+    for name, threat in plan.threats.items():
+        if record["threats"].get(name, {}).get("digest") != threat.digest:
             raise ValueError(
-                f"threat model {name!r} is on {threat.modality}, but {type(victim.module).__name__} reads no "
-                "text; choose one on pixels, such as linf-4."
+                f"the control was not evaluated under {name!r} ({threat}); evaluate it under the same threat "
+                "models first."
             )
 
 
-def _subset(dataset: Any, max_examples: int | None, seed: int) -> Any:
-    """A seeded random subset: the first N rows of a file are no sample of it."""
-    if max_examples is not None and max_examples < 1:
-        raise ValueError(f"max_examples is {max_examples}; expected at least 1, or None for all.")
-    if len(dataset) == 0:
-        raise ValueError("the data set is empty; robustness of no example is undefined. Check the filters.")
-    if max_examples is None or max_examples >= len(dataset):
-        return dataset
-    return dataset.shuffle(seed=seed).select(range(max_examples))
+def _model_name(record: dict[str, Any]) -> str:
+    model = record["model"]
+    return f"{record.get('name', model['class'])}, parameters {model['digest']}"
+
+
+def _compare(control: Evaluation, treated: Evaluation, seed: int) -> list[Comparison]:
+    """Paired comparisons under every threat model of the second."""
+    names = treated.record["threats"]
+    sides = [[row for row in side.outcomes if row.attack in names] for side in (control, treated)]
+    return compare_models(
+        {seed: sides[0]},
+        {seed: sides[1]},
+        task=treated.record["task"],
+        protocol="",
+        labels=("the control", "this model"),
+    )

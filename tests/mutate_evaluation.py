@@ -131,11 +131,12 @@ MUTANTS = (
     Mutant("rescored without the stored pixels", "rescore.py", '"pixel_values": pixels.to(victim.device)}', "}", "test_robustness.py"),
     Mutant("outside the ball holds", "rescore.py", "return inside and abs(", "return abs(", "test_robustness.py"),
     Mutant("any number holds", "rescore.py", "abs(self.rescored - self.reported) <= TOLERANCE", "True", "test_robustness.py"),
-    Mutant("first rows, not random ones", "robustness.py", "dataset.shuffle(seed=seed).select(", "dataset.select("),
-    Mutant("training mode allowed", "robustness.py", "if victim.module.training:", "if False:"),
-    Mutant("adaptive attack outside the threat model", "robustness.py", "if threat.allows(attack.attack.threat_model)]", "]"),
-    Mutant("survivors are the broken", "robustness.py", 'enumerate(evidence[name].outcomes["all"]) if row.adversarial_correct', 'enumerate(evidence[name].outcomes["all"]) if not row.adversarial_correct', "test_frauds.py"),
-    Mutant("one attack of the ensemble is left out", "robustness.py", "unions={threat: list(runs[threat].values())", "unions={threat: list(runs[threat].values())[:1]"),
+    Mutant("first rows, not random ones", "attack_plan.py", "dataset.shuffle(seed=seed).select(", "dataset.select(", "test_robustness.py"),
+    Mutant("training mode allowed", "attack_plan.py", "if victim.module.training:", "if False:", "test_robustness.py"),
+    Mutant("adaptive attack outside the threat model", "attack_plan.py", "if threat.allows(attack.attack.threat_model)]", "]", "test_robustness.py"),
+    Mutant("survivors are the broken", "evidence.py", "if row.clean_correct and row.adversarial_correct", "if not row.adversarial_correct", "test_frauds.py"),
+    Mutant("all attacks but one are left out", "robustness.py", "unions={threat: list(runs.values())", "unions={threat: list(runs.values())[:1]"),
+    Mutant("runs of another radius are shared", "attack_plan.py", "home = evaluated.get(threat.part(modality).digest, name)", "home = next(iter(threats))", "test_robustness.py"),
 )  # fmt: skip
 
 

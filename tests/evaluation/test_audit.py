@@ -80,7 +80,7 @@ def evidence():
         costs=dict.fromkeys(["all", *suite], AttackCost(10.0, 5.0, 0.1)),
         setting=Setting(
             task="vqa",
-            num_classes=10,
+            effort="quick",
             trained_with=["pgd"],
             defence="none",
             adaptive=[],
@@ -94,6 +94,7 @@ def evidence():
             "answer_spread": 0.0,
             "batch_dependence": 1e-6,
             "gradients": {"zero_share": 0.0, "probabilities": False, "num_examples": 50},
+            "num_classes": 10,
             "changed_at_zero": 0,
             "surface": {"agree_share": 1.0},
             "curve": {"epsilons": [0.0, EPSILON], "attack_alone": [0.5, 0.3], "num_examples": 64},

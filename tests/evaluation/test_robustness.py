@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from rmcl_hub.attacks.pgd import PGD
 from rmcl_hub.attacks.threat_model import ThreatModel
 from rmcl_hub.evaluation.attack_loop import VQA_COLUMNS
+from rmcl_hub.evaluation.attack_plan import shared_runs
 from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort, LossAttack
 from rmcl_hub.evaluation.outcomes import load_outcomes, save_outcomes
 from rmcl_hub.evaluation.rescore import rescore
-from rmcl_hub.evaluation.robustness import _runs, evaluate_robustness
+from rmcl_hub.evaluation.robustness import evaluate_robustness
 from rmcl_hub.evaluation.tasks import Task
 from rmcl_hub.evaluation.victims import as_victim
 
@@ -284,7 +285,7 @@ def test_an_attack_on_one_modality_runs_once():
         },
         "joint-linf-8-words-1": {"pgd": LossAttack(Stub("linf-8"))},
     }
-    runs = _runs({name: ThreatModel.load(name) for name in names}, suites)
+    runs = shared_runs({name: ThreatModel.load(name) for name in names}, suites)
     assert runs["joint-linf-4-words-1"] == {
         "pgd": "linf-4/pgd",
         "geometry": "joint-linf-4-words-1/geometry",
