@@ -181,6 +181,13 @@ def test_a_planted_fault_fails_its_rule_and_no_other(evidence, rule, verdict, pu
     assert judgement.reasons[0].startswith(f"rule {rule}, ")
 
 
+def test_a_defence_that_nobody_named_is_told_from_one_that_nobody_attacked(evidence):
+    in_setting(evidence, defence=None)
+    assert "nobody has said what the model does" in judge(evidence).reasons[0]
+    in_setting(evidence, defence="JPEG")
+    assert "defence: JPEG; adaptive attacks: none" in judge(evidence).reasons[0]
+
+
 def test_black_box_that_beats_white_box(evidence):
     """Square breaks 45, of which all others but the ensemble know 40."""
     break_more(evidence, "square", 45)

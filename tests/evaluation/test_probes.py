@@ -154,9 +154,13 @@ def test_nothing_changes_at_radius_zero(prepared):
     assert probes.changed_at_zero(restless, found) == 12
 
 
-def test_restarts_are_seeded_apart(prepared):
-    """One step from a random start, small enough that the start decides the outcome."""
+def test_restarts_are_seeded_apart(prepared, monkeypatch):
     victim, found = prepared
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            probes, "robust_share", lambda victim, batches, attack, _: attack.generator.initial_seed()
+        )
+        assert probes.restart_spread(victim, found, 0.5, "linf", seeds=(3, 1, 4)) == [3, 1, 4]
     shares = probes.restart_spread(victim, found, 0.5, "linf")
     assert shares == [0.0, 0.0, 0.0]
     assert probes.restart_spread(victim, found, 0.0, "linf") == [1.0, 1.0, 1.0]
