@@ -104,7 +104,9 @@ def _threat(
 ) -> dict[str, Any]:
     """One threat model, ready for the template."""
     checks = [{**check, "explanation": EXPLANATIONS[check["rule"]]} for check in threat["checks"]]
-    found = {attack: broken(by_attack.get(f"{name}/{attack}", ())) for attack in threat["attacks"]}
+    names = {entry["run"]: attack for attack, entry in threat["attacks"].items()}
+    found = {attack: broken(by_attack.get(run, ())) for run, attack in names.items()}
+    worst = by_attack.get(name, ())
     sign, colour = VERDICTS[threat["verdict"]]
     return {
         **threat,
@@ -121,8 +123,8 @@ def _threat(
         "found": _discoveries(found) if name in by_attack else None,
         "bars": _bars(threat),
         **_diagrams(threat["probes"]),
-        "pairs": [_pair(name, pair, by_attack.get(name, ()), answers) for pair in threat["pairs"]],
-        **_texts(name, by_attack.get(name, ()), answers),
+        "pairs": [_pair(pair, worst, names, answers) for pair in threat["pairs"]],
+        **_texts(worst, names, answers),
     }
 
 
@@ -212,7 +214,7 @@ def _points(x: Sequence[float], y: Sequence[float]) -> list[list[float]]:
 
 
 def _pair(
-    threat: str, pair: dict[str, Any], rows: Sequence[Outcome], answers: Sequence[str]
+    pair: dict[str, Any], rows: Sequence[Outcome], names: Mapping[str, str], answers: Sequence[str]
 ) -> dict[str, Any]:
     row = next((row for row in rows if row.id == pair["id"]), None)
     finder, fooled = pair["attack"], pair["adversarial_prediction"] != pair["label"]
@@ -223,11 +225,11 @@ def _pair(
         **_answers_of(pair["label"], pair["clean_prediction"], pair["adversarial_prediction"], answers),
         "words": _words(pair["text"], pair["adversarial_text"]),
         "fooled": fooled,
-        "found_by": finder.removeprefix(f"{threat}/"),
+        "found_by": names.get(finder, finder),
     }
 
 
-def _texts(threat: str, rows: Sequence[Outcome], answers: Sequence[str]) -> dict[str, Any]:
+def _texts(rows: Sequence[Outcome], names: Mapping[str, str], answers: Sequence[str]) -> dict[str, Any]:
     """Initially right examples whose words changed: those that broke, or if none did, those that held."""
     changed = [row for row in rows if row.clean_correct and row.text != row.adversarial_text]
     fooled = [row for row in changed if not row.adversarial_correct]
@@ -239,7 +241,7 @@ def _texts(threat: str, rows: Sequence[Outcome], answers: Sequence[str]) -> dict
                 "id": row.id,
                 "words": _words(row.text, row.adversarial_text),
                 "fooled": not row.adversarial_correct,
-                "found_by": row.found_by.removeprefix(f"{threat}/"),
+                "found_by": names[row.found_by],
                 **_answers_of(row.label, row.clean_prediction, row.adversarial_prediction, answers),
             }
             for row in (fooled or changed)[:MAX_TEXTS]

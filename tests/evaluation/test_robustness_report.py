@@ -95,7 +95,7 @@ def attacked(outcomes):
         "words-20pct/words-random": set(),
         "words-20pct": {3},
     }
-    changed = {2, 3, 7}
+    new = {2, 3, 7}
     finder = {"linf-4": "linf-4/pgd", "words-20pct": "words-20pct/geometry"}
     return [
         replace(
@@ -107,7 +107,7 @@ def attacked(outcomes):
             adversarial_correct=row.clean_correct and index not in broken,
             adversarial_prediction=1 if row.clean_correct and index not in broken else 0,
             text="is the big boat red",
-            adversarial_text=f"is the {'large' if 'words' in attack and index in changed else 'big'} boat red",
+            adversarial_text=f"is the {'large' if index in new and 'words' in attack else 'big'} boat red",
         )
         for attack, broken in broken_by.items()
         for index, row in enumerate(outcomes)
@@ -175,6 +175,15 @@ class TestNumbers:
         }
         assert words["geometry"][4:6] == ["1", "1"]
         assert words["words-random"][4:6] == ["0", "0"]
+
+    def test_an_attack_that_ran_for_another_threat_model_too(self, record, attacked):
+        """The joint threat model has no outcomes of its own for the attacks on one modality."""
+        record["threats"]["joint"] = record["threats"]["words-20pct"]
+        joint = [replace(row, attack="joint") for row in attacked if row.attack == "words-20pct"]
+        page = Page(render_robustness_report(record, [*attacked, *joint]))
+        rows = page.rows_of("attack", "maximises")[2]
+        assert rows["geometry"][4:6] == ["1", "1"]
+        assert page.text.count("geometry; q3") == 2
 
     def test_question_types(self, record, page):
         tables = page.rows_of("question type")
@@ -376,13 +385,13 @@ class TestPage:
         record["threats"] = {EVIL: record["threats"]["words-20pct"]}
         threat = record["threats"][EVIL]
         fail(record, EVIL, 2, detail=EVIL)
-        threat |= {"sentence": EVIL, "attacks": {EVIL: threat["attacks"]["geometry"]}}
+        threat |= {"sentence": EVIL, "attacks": {EVIL: threat["attacks"]["geometry"] | {"run": EVIL * 2}}}
         threat["numbers"][EVIL] = threat["numbers"]["overall"]
         threat["pairs"][0] |= {"id": EVIL, "text": EVIL, "adversarial_text": f"{EVIL} now"}
         record["settings"] |= {"defence": EVIL, "trained_with": [EVIL]}
         record["data"]["sampling"] = EVIL
         rows = [
-            replace(row, attack=EVIL, found_by=f"{EVIL}/{EVIL}", id=f"{EVIL}{row.id}", text=EVIL)
+            replace(row, attack=EVIL, found_by=EVIL * 2, id=f"{EVIL}{row.id}", text=EVIL)
             for row in attacked
             if row.attack == "words-20pct"
         ]
