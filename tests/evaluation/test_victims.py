@@ -1,5 +1,6 @@
 """Every kind of model that the evaluation takes, against the model's own forward."""
 
+import doctest
 import inspect
 
 import datasets
@@ -35,7 +36,7 @@ from rmcl_hub.attacks.geometry import GeometryAttack
 from rmcl_hub.attacks.pgd import PGD
 from rmcl_hub.attacks.synonyms import SynonymTable
 from rmcl_hub.datasets_scripts.task_collators import QuestionCollator
-from rmcl_hub.evaluation import attack_suite
+from rmcl_hub.evaluation import attack_suite, victims
 from rmcl_hub.evaluation.attack_loop import VQA_COLUMNS
 from rmcl_hub.evaluation.attack_suite import Effort, LossAttack
 from rmcl_hub.evaluation.robustness import evaluate_robustness
@@ -321,8 +322,8 @@ class TestTransformersVilt:
         loaded = ours.load_state_dict(theirs.state_dict(), strict=False)
         assert not loaded.unexpected_keys
         assert set(loaded.missing_keys) <= {"mlm_score.bias"}  # Transformers 4's name, which ours never reads
-        victims = [as_victim(model, processor, kind) for model in (theirs, ours)]
-        torch.testing.assert_close(*(victim.predict(batch) for victim in victims), rtol=1e-4, atol=1e-5)
+        pair = [as_victim(model, processor, kind) for model in (theirs, ours)]
+        torch.testing.assert_close(*(victim.predict(batch) for victim in pair), rtol=1e-4, atol=1e-5)
 
         def attacks():
             pixels = [PGD(EPSILON, EPSILON / 2, 3, gradient="l2", random_start=start) for start in (0, 1)]
@@ -333,7 +334,7 @@ class TestTransformersVilt:
                 "words": LossAttack(words),
             }
 
-        first, second = (attack_task(victim, rows, task, attacks(), batch_size=4) for victim in victims)
+        first, second = (attack_task(victim, rows, task, attacks(), batch_size=4) for victim in pair)
         for one, other in zip(first.outcomes, second.outcomes, strict=True):
             assert one.adversarial_text == other.adversarial_text
             assert (one.clean_prediction, one.adversarial_prediction) == (
@@ -421,6 +422,11 @@ def my_task(processor):
 
 
 class TestOwnModel:
+    def test_example_is_true(self):
+        results = doctest.testmod(victims)
+        assert results.attempted > 0
+        assert results.failed == 0
+
     def test_twenty_lines_are_enough(self, processor, data, monkeypatch):
         monkeypatch.setitem(attack_suite.EFFORTS, "quick", Effort(2, 3, 2))
         lines = [line for adapter in (my_victim, my_task) for line in inspect.getsource(adapter).splitlines()]
