@@ -241,7 +241,7 @@ def _texts(rows: Sequence[Outcome], names: Mapping[str, str], answers: Sequence[
                 "id": row.id,
                 "words": _words(row.text, row.adversarial_text),
                 "fooled": not row.adversarial_correct,
-                "found_by": names[row.found_by],
+                "found_by": names.get(row.found_by, row.found_by),
                 **_answers_of(row.label, row.clean_prediction, row.adversarial_prediction, answers),
             }
             for row in (fooled or changed)[:MAX_TEXTS]
