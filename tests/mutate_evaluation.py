@@ -96,7 +96,7 @@ MUTANTS = (
     Mutant("randomness not checked", "attack_loop.py", "if not difference <= DETERMINISM_TOLERANCE:", "if False:", "test_task_attack.py"),
     Mutant("work of the whole set per example", "attack_loop.py", "AttackCost(*(total / seen for total in totals))", "AttackCost(*totals)", "test_task_attack.py"),
     Mutant("attacked batch decided as clean", "attack_loop.py", "adversarial = _decide(victim, decide, attacked)", "adversarial = _decide(victim, decide, batch)", "test_task_attack.py"),
-    Mutant("stored examples of the first attack", "attack_loop.py", 'attacked[name]["pixel_values"][row] for row, name', 'attacked[chosen[0]]["pixel_values"][row] for row, name', "test_robustness.py"),
+    Mutant("stored examples of the first attack", "attack_loop.py", 'attacked[name]["pixel_values"][row] for row, name', 'attacked[chosen[0]]["pixel_values"][row] for row, name', "test_task_attack.py"),
     Mutant("margin upside down", "task_losses.py", "torch.where(decidable, wrong, 0.0) - torch.where(decidable, best, 0.0)", "torch.where(decidable, best, 0.0) - torch.where(decidable, wrong, 0.0)"),
     Mutant("margin to the worst right answer", "task_losses.py", "logits.masked_fill(~right, -torch.inf).amax", "logits.masked_fill(~right, torch.inf).amin"),
     Mutant("every positive score is right", "task_losses.py", "(labels == labels.amax(dim=-1, keepdim=True)) & (labels > 0)", "labels > 0"),
