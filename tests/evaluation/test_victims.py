@@ -146,6 +146,7 @@ class Zoo:
         config.id2label = dict(enumerate(("false", "true"))) if kind == "nlvr2" else ANSWERS
         if kind == "nlvr2":
             config.num_images, config.modality_type_vocab_size = 2, 3
+        config.tie_word_embeddings = False  # Transformers 4's default for its ViLT, not for ours
         model = alive(heads[f"{family} {kind}"](config))
 
         def own_logits(batch):
