@@ -106,9 +106,13 @@ class SynonymTable:
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with the content."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         canonical: Any = json.dumps(self._entries, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -358,13 +358,12 @@ def _pairs(
     batch: Batch,
     attacked: Batch,
     limit: int,
-    before: list[AttackedPair],
+    kept: list[AttackedPair],
 ) -> list[AttackedPair]:
-    missing = limit - sum(pair["attack"] == outcomes[0].attack for pair in before)
+    missing = limit - sum(pair["attack"] == outcomes[0].attack for pair in kept)
     chosen = [i for i, row in enumerate(outcomes) if row.clean_correct][: max(missing, 0)]
-    before, after = (
-        to_unit_range(victim, pixels) for pixels in (batch["pixel_values"], attacked["pixel_values"])
-    )
+    before = to_unit_range(victim, batch["pixel_values"])
+    after = to_unit_range(victim, attacked["pixel_values"])
     return [picture_pair(outcomes[i], before[i], after[i], batch["pixel_mask"][i]) for i in chosen]
 
 

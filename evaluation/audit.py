@@ -68,9 +68,9 @@ def judge(evidence: Evidence) -> Judgement:
     ]
     failed = [check for check in checks if check.status == "fail" or _missing_gate(check)]
     kinds = {_consequence(check) for check in failed}
-    order: tuple[Verdict, ...] = ("unreliable", "non-adaptive", "not converged")
+    order: tuple[Verdict, ...] = ("unreliable", "non-adaptive", "not converged", "trusted")
     return Judgement(
-        verdict=next((verdict for verdict in order if verdict in kinds), "trusted"),
+        verdict=next(verdict for verdict in order if verdict in (*kinds, "trusted")),
         reasons=[f"rule {check.rule}, {check.name}: {check.detail}" for check in failed],
         publishable=not any(check.level == "gate" for check in failed),
         checks=checks,

@@ -3,7 +3,7 @@
 import hashlib
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def model_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def batch_digest(batches: Iterable[dict[str, Any]]) -> str:
+def batch_digest(batches: Iterable[Mapping[str, Any]]) -> str:
     """Sixteen hexadecimal digits over pixels, texts and labels, as the model sees them; the order counts."""
     digest = hashlib.sha256()
     for batch in batches:

@@ -10,6 +10,7 @@ from typing import Any
 from .attack_loop import RobustnessResult
 from .attack_plan import AttackPlan
 from .audit import judge
+from .evaluation_schema import check_record
 from .evidence import Evidence, Setting
 from .outcomes import OVERALL, summarise
 from .provenance import batch_digest, code_revision, library_versions, model_digest
@@ -97,7 +98,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is of another format.
+        ValueError: If it does not fit the schema.
     """
     path = Path(folder) / EVALUATION_FILE
     if not path.is_file():
@@ -105,6 +106,5 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             f"{path} does not exist; run `rmcl-hub evaluate --output-dir {folder}` first."
         )
     record = json.loads(path.read_text(encoding="utf-8"))
-    if record.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {record.get('format')!r}, expected {FORMAT!r}; evaluate again.")
+    check_record(record)
     return record

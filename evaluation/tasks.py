@@ -63,9 +63,9 @@ def build_task(name: str, model: Any, processor: Any, max_text_length: int | Non
             f"Task {name!r} needs a processor with a tokenizer, got {type(processor).__name__}; "
             "load it with AutoProcessor.from_pretrained."
         )
-    if max_text_length is None:  # ViLT's 40 where the configuration does not say
-        max_text_length = getattr(getattr(model, "config", None), "max_position_embeddings", 40)
-    return _BUILDERS[name](model, processor, max_text_length)
+    # ViLT's 40 where the configuration does not say
+    positions: int = getattr(getattr(model, "config", None), "max_position_embeddings", 40)
+    return _BUILDERS[name](model, processor, positions if max_text_length is None else max_text_length)
 
 
 def _vqa(model: Any, processor: Any, max_text_length: int) -> Task:

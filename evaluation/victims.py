@@ -215,7 +215,7 @@ def _encode(model: Any, **inputs: Any) -> Any:
 
 def _check_all_patches(model: Any) -> None:
     """Refuse Transformers' ViLT where it drops patches: always the same ones, it would seem deterministic."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) == "vilt" and (config.max_image_length or 0) > 0:
         raise ValueError(
             f"config.max_image_length is {config.max_image_length}, so {type(model).__name__} looks at that "

@@ -105,7 +105,7 @@ MUTANTS = (
     Mutant("distance upside down", "task_attack.py", "return 1 - F.cosine_similarity(", "return F.cosine_similarity("),
     Mutant("labels outside the head", "task_attack.py", "_check_labels(labels, logits.shape[-1])", "pass", "test_robustness.py"),
     Mutant("missing gates pass", "audit.py", 'return check.level == "gate" and check.status == "not measured"', "return False"),
-    Mutant("mildest verdict", "audit.py", '("unreliable", "non-adaptive", "not converged")', '("not converged", "non-adaptive", "unreliable")'),
+    Mutant("mildest verdict", "audit.py", '("unreliable", "non-adaptive", "not converged", "trusted")', '("not converged", "non-adaptive", "unreliable", "trusted")'),
     Mutant("flags refuse publication", "audit.py", 'any(check.level == "gate" for check in failed)', "any(failed)"),
     Mutant("noise beats every limit", "audit_rules.py", "len(extra) <= max(1, A_FIFTH_OF_A_POINT * total)", "len(extra) <= total", "test_audit.py"),
     Mutant("black box counted as white box", "audit_rules.py", 'if access[name] == "white-box"]', "if True]", "test_audit.py"),

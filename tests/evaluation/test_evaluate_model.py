@@ -1,4 +1,4 @@
-"""`rmcl-hub evaluate` and `rmcl-hub rescore` as a user runs them: on a saved model, with good and bad input."""
+"""`rmcl-hub evaluate` and `rmcl-hub rescore` as a user runs them: a saved model, good and bad input."""
 
 import json
 
