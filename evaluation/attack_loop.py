@@ -196,7 +196,8 @@ def batches(victim: Victim, dataset: Any, collate: Collate, batch_size: int) -> 
     `clean_embedding` `(B, D)` added.
     """
     start = 0
-    for rows in DataLoader(dataset, batch_size=batch_size, collate_fn=list):
+    # A generator of its own, for without one the loader draws a seed from the global one.
+    for rows in DataLoader(dataset, batch_size, collate_fn=list, generator=torch.Generator()):
         batch = {
             name: value.to(victim.device) if isinstance(value, Tensor) else value
             for name, value in collate(rows).items()

@@ -64,7 +64,8 @@ def build_task(name: str, model: Any, processor: Any, max_text_length: int | Non
             "load it with AutoProcessor.from_pretrained."
         )
     # ViLT's 40 where the configuration does not say
-    positions: int = getattr(getattr(model, "config", None), "max_position_embeddings", 40)
+    config = getattr(getattr(model, "module", model), "config", None)  # a victim's is its module's
+    positions: int = getattr(config, "max_position_embeddings", 40)
     return _BUILDERS[name](model, processor, positions if max_text_length is None else max_text_length)
 
 

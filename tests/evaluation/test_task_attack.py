@@ -242,6 +242,14 @@ def test_kept_are_the_pixels_and_the_text_of_the_worst_attack(model, rows, colla
     assert len({outcome.found_by for outcome, _, _ in kept[:6]}) > 1
 
 
+def test_leaves_the_global_random_state(model, rows, collate):
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    attack_rows(model, rows, collate, {"pgd": PGD.preset("standard")}, batch_size=5)
+    assert torch.rand(1) == expected
+
+
 class TestTaskObjective:
     @pytest.fixture
     def attacked(self, model, rows, collate):
