@@ -23,7 +23,7 @@ from rmcl_hub.attacks.square import SquareAttack
 from rmcl_hub.attacks.synonyms import SynonymTable
 from rmcl_hub.attacks.threat_model import ThreatModel
 from rmcl_hub.attacks.typos import Typos
-from rmcl_hub.attacks.word_swap import WordSwapAttack
+from rmcl_hub.attacks.word_swap import ExhaustiveWordSwap, WordSwapAttack
 
 Loss: TypeAlias = Literal["cross-entropy", "margin", "distance"]
 
@@ -60,6 +60,9 @@ EFFORTS = {
 }
 SANITY = ("noise", "fgsm")
 """Attacks of a suite that are there to be beaten."""
+EXHAUSTIVE = "words-exhaustive"
+"""Every substitute of every word, one at a time: what a greedy search of more words must be joined with."""
+ALL = 10_000  # more substitutes than any word has
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def _text_suite(threat_model: ThreatModel, effort: Effort, inputs: SuiteInputs) 
         "max_length": inputs.max_text_length,
     }
     random = torch.Generator().manual_seed(inputs.seed)
+    one_word = {**search, "max_changed_words": 1, "max_candidates": threat_model.max_candidates or ALL}
     return {
         "geometry": LossAttack(GeometryAttack(inputs.tokenizer, substitutes, **search)),
         "words-gradient": LossAttack(WordSwapAttack(inputs.tokenizer, substitutes, **search), "margin"),
@@ -144,6 +148,7 @@ def _text_suite(threat_model: ThreatModel, effort: Effort, inputs: SuiteInputs) 
             WordSwapAttack(inputs.tokenizer, substitutes, order="random", generator=random, **search),
             "margin",
         ),
+        EXHAUSTIVE: LossAttack(ExhaustiveWordSwap(inputs.tokenizer, substitutes, **one_word), "margin"),
     }
 
 

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .attack_suite import SANITY
+from .attack_suite import EXHAUSTIVE, SANITY
 from .evidence import Evidence, changed_protected_words
 from .intervals import wilson_interval
 from .outcomes import Outcome
@@ -177,7 +177,8 @@ def ends_of_the_scale(evidence: Evidence) -> Found:
 def white_box_is_strongest(evidence: Evidence) -> Found:
     """11: attacks without gradients find nothing that attacks with gradients miss."""
     access = {name: attack.attack.threat_model.access for name, attack in evidence.suite.items()}
-    with_gradient = [name for name in evidence.suite if access[name] == "white-box"]
+    # What tries everything is no sign of hidden gradients where it finds more; rule 15 asks about that.
+    with_gradient = [name for name in evidence.suite if access[name] == "white-box" or name == EXHAUSTIVE]
     without = [name for name in evidence.suite if name not in with_gradient]
     if not without:
         return _not_applicable("no attack without gradients ran")
