@@ -1,6 +1,9 @@
-"""What every attack costs at the size of ViLT-B/32, and what torchattacks' cost on the same model.
+"""What every attack costs at the size of ViLT-B/32, and what torchattacks' and TextAttack's cost on it.
 
-    OMP_NUM_THREADS=2 python benchmarks/attack_cost.py --examples 1 --json attack_cost.json
+    OMP_NUM_THREADS=1 python benchmarks/attack_cost.py --examples 1 --json attack_cost.json
+
+TextAttack's are there where it is installed: in the environment that `make test-textattack` sets up, with
+NLTK_DATA naming a folder with NLTK's stop words.
 
 One process measures everything in turns, round after round: a forward F, a forward with the gradient of
 the pixels F + B_in, an attack, both units again, the next attack. The table has medians per example:
@@ -15,6 +18,7 @@ words, and each one that is no stop word has five substitutes.
 
 import argparse
 import json
+import logging
 import os
 import platform
 import statistics
@@ -34,10 +38,13 @@ from transformers import BertTokenizerFast
 
 from rmcl_hub import attacks
 from rmcl_hub.attacks.base import Batch, frozen
+from rmcl_hub.attacks.threat_model import ThreatModel
 from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path
 from rmcl_hub.evaluation.task_attack import task_objective
 from rmcl_hub.evaluation.victims import Victim, as_victim
 from rmcl_hub.modeling_rmcl import RMCLViltConfig, RMCLViltForQuestionAnswering
+
+logger = logging.getLogger(__name__)
 
 TEXTS = (
     "a small dog runs on the green grass near a big house",
@@ -121,7 +128,11 @@ def measure(num_examples: int, repetitions: int, size: dict[str, int]) -> dict[s
     victim = counter.watch(as_victim(model))
     batch = _batch(tokenizer, num_examples)
     units = _units(victim, batch)
-    runs = {**_ours(victim, batch, tokenizer), **_torchattacks(victim, batch)}
+    runs = {
+        **_ours(victim, batch, tokenizer),
+        **_torchattacks(victim, batch),
+        **_textattack(victim, batch, tokenizer),
+    }
     spent: dict[str, list[Spent]] = defaultdict(list)
     with frozen(model), tqdm(total=repetitions * len(runs), unit="run") as progress:
         for unit in units.values():
@@ -245,6 +256,25 @@ def _torchattacks(victim: Victim, batch: Batch) -> dict[str, Callable[[], Any]]:
     pixels = batch["pixel_values"] / 2 + 0.5
     return {
         f"torchattacks {name}": lambda attack=attack: attack(pixels, batch["labels"])
+        for name, attack in by_name.items()
+    }
+
+
+def _textattack(victim: Victim, batch: Batch, tokenizer: Any) -> dict[str, Callable[[], Any]]:
+    """Two recipes through the bridge, within the budget of our own word attacks; none without TextAttack."""
+    try:
+        from rmcl_hub.attacks.textattack_bridge import TextAttackBridge, synonym_attack
+    except ImportError as error:
+        logger.warning("TextAttack is left out: %s", error)
+        return {}
+    words = ThreatModel.load("words-20pct")
+    by_name = {
+        "DeepWordBug": TextAttackBridge("deepwordbug", tokenizer, replace(words, word_edits="typos")),
+        "greedy synonyms": TextAttackBridge(synonym_attack(_synonyms(tokenizer), 5), tokenizer, words),
+    }
+    objective = task_objective(victim, "cross-entropy")
+    return {
+        f"TextAttack {name}": lambda attack=attack: attack(batch, objective)
         for name, attack in by_name.items()
     }
 
