@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from .base import Attack, AttackResult, Batch, Objective, check_losses, isolated_rng
+from .text_encoding import ENCODED_FIELDS
 from .threat_model import ThreatModel
 
-_ENCODING = ("input_ids", "attention_mask", "token_type_ids")
-_TEXT_FIELDS = ("text", *_ENCODING)
+_TEXT_FIELDS = ("text", *ENCODED_FIELDS)
 
 
 class _JointAttack:
@@ -270,7 +270,7 @@ def _merge_texts(chosen: Tensor, ours: Batch, theirs: Batch) -> dict[str, Any]:
     merged: dict[str, Any] = {
         "text": [(ours if row else theirs)["text"][index] for index, row in enumerate(rows)]
     }
-    for name in _ENCODING:
+    for name in ENCODED_FIELDS:
         if name in theirs:
             some, others = (
                 functional.pad(batch[name], (0, width - batch[name].shape[1]), value=padding.get(name, 0))

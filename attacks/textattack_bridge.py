@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from .base import AttackResult, Batch, Objective, check_losses, isolated_rng, select_rows
 from .synonyms import SynonymTable, match_case
+from .text_encoding import check_encoding, encode_texts
 from .threat_model import ThreatModel
 
 try:
@@ -39,8 +40,6 @@ except LookupError as error:
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_TEXT_FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class TextAttackBridge:
@@ -138,7 +137,7 @@ class TextAttackBridge:
         Raises:
             ValueError: If the texts are missing or `input_ids` is not their encoding.
         """
-        self._check_encoding(batch)
+        check_encoding(self.tokenizer, batch, self.max_length, type(self).__name__)
         texts, before, after, forwards = [], [], [], 0
         for row in tqdm(range(len(batch["text"])), desc="textattack", unit="example", leave=False):
             text, losses = self._attack_row(batch, row, objective)
@@ -146,7 +145,7 @@ class TextAttackBridge:
             before.append(losses[batch["text"][row]])
             after.append(losses[text])
             forwards += self._victim.forwards
-        adversarial = {**batch, "text": texts, **self._encode(texts, batch)}
+        adversarial = {**batch, **encode_texts(self.tokenizer, texts, self.max_length, batch)}
         return AttackResult(adversarial, torch.stack(before), torch.stack(after), forwards, 0)
 
     def _attack_row(self, batch: Batch, row: int, objective: Objective) -> tuple[str, dict[str, Tensor]]:
@@ -154,7 +153,8 @@ class TextAttackBridge:
         clean = batch["text"][row]
 
         def answer(texts: list[str]) -> Tensor:
-            rows = {**select_rows(batch, [row] * len(texts)), "text": texts, **self._encode(texts, batch)}
+            encoded = encode_texts(self.tokenizer, texts, self.max_length, batch)
+            rows = {**select_rows(batch, [row] * len(texts)), **encoded}
             with torch.no_grad():
                 return check_losses(objective(rows), len(texts))
 
@@ -166,31 +166,6 @@ class TextAttackBridge:
         stronger = bool(losses[text] > losses[clean])
         # Not every search asks the constraints, nor ends with the best text that it saw.
         return (text if stronger and _is_within_budget(self.threat_model, clean, text) else clean), losses
-
-    def _encode(self, texts: list[str], batch: Batch) -> dict[str, Tensor]:
-        """Encoded fields of a batch with other texts, padded to the longest text."""
-        encoding = self.tokenizer(
-            texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
-        )
-        return {name: encoding[name].to(batch[name].device) for name in _TEXT_FIELDS if name in batch}
-
-    def _check_encoding(self, batch: Batch) -> None:
-        if missing := [name for name in ("text", "input_ids", "attention_mask") if name not in batch]:
-            raise ValueError(
-                f"TextAttackBridge needs {', '.join(missing)} in the batch, which has {sorted(batch)}."
-            )
-        expected = self._encode(list(batch["text"]), batch)
-        for row, text in enumerate(batch["text"]):
-            ids, wanted = (
-                encoding["input_ids"][row][encoding["attention_mask"][row] != 0].tolist()
-                for encoding in (batch, expected)
-            )
-            if ids != wanted:
-                raise ValueError(
-                    f"input_ids of row {row} are not the encoding of its text {text!r} "
-                    f"(max_length={self.max_length}); give the attack the tokenizer and max_length that "
-                    "made them."
-                )
 
 
 class SynonymSwap(textattack.transformations.WordSwap):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .base import AttackResult, Batch, JointObjective, Objective, check_losses, select_rows
 from .synonyms import STOP_WORDS, match_case
+from .text_encoding import check_encoding, encode_texts, token_ids
 from .threat_model import Access, ThreatModel, WordEdits
 from .word_edits import Edit, Sentence, Variant, Word
 
@@ -149,7 +150,7 @@ class WordSearch:
         self.batch = batch
         self.objective = objective
         self.forwards = self.backwards = 0
-        self._check_encoding()
+        check_encoding(self.tokenizer, batch, attack.max_length, type(attack).__name__)
         threat_model = attack.threat_model
         self.sentences = [self._open(row, text, threat_model) for row, text in enumerate(batch["text"])]
 
@@ -181,16 +182,11 @@ class WordSearch:
 
     def encode(self, texts: list[str]) -> dict[str, Any]:
         """Text fields of a batch, padded to the longest text."""
-        encoding = self.tokenizer(
-            texts, truncation=True, max_length=self.attack.max_length, padding=True, return_tensors="pt"
-        )
-        device = self.batch["input_ids"].device
-        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in self.batch]
-        return {"text": texts, **{name: encoding[name].to(device) for name in names}}
+        return encode_texts(self.tokenizer, texts, self.attack.max_length, self.batch)
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, truncated, not padded."""
-        return self.tokenizer(texts, truncation=True, max_length=self.attack.max_length)["input_ids"]
+        return token_ids(self.tokenizer, texts, self.attack.max_length)
 
     def rows(self, rows: Sequence[int], texts: list[str]) -> dict[str, Any]:
         """Those rows of the batch with other texts."""
@@ -321,23 +317,6 @@ class WordSearch:
                 whole = text[start:end].isalpha() and not joined
                 words.append(Word(start, end, positions[0], positions[-1], whole))
         return words, encoding["input_ids"]
-
-    def _check_encoding(self) -> None:
-        if missing := [name for name in ("text", "input_ids", "attention_mask") if name not in self.batch]:
-            raise ValueError(
-                f"{type(self.attack).__name__} needs {', '.join(missing)} in the batch, which has "
-                f"{sorted(self.batch)}."
-            )
-        ids, mask = self.batch["input_ids"], self.batch["attention_mask"]
-        for row, (text, expected) in enumerate(
-            zip(self.batch["text"], self.token_ids(list(self.batch["text"])), strict=True)
-        ):
-            if ids[row][mask[row] != 0].tolist() != expected:
-                raise ValueError(
-                    f"input_ids of row {row} are not the encoding of its text {text!r} "
-                    f"(max_length={self.attack.max_length}); give the attack the tokenizer and max_length "
-                    "that made them."
-                )
 
 
 _JOINERS = "'\u2019-_"  # apostrophes, hyphen, underscore: "don't", "T-shirt" are one word to a reader

@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from rmcl_hub.attacks.base import Batch, frozen
+from rmcl_hub.attacks.text_encoding import encode_texts
 from rmcl_hub.attacks.threat_model import ThreatModel
 
 from .adversarial_examples import read_adversarial
@@ -149,18 +150,9 @@ def _batches(
             )
         attacked = {**clean, "pixel_values": pixels.to(victim.device)}
         if task.tokenizer is not None:
-            attacked |= _encode(task, [row.adversarial_text for row in rows], clean)
+            texts = [row.adversarial_text for row in rows]
+            attacked |= encode_texts(task.tokenizer, texts, task.max_text_length, clean)
         yield rows, clean, attacked
-
-
-def _encode(task: Task, texts: list[str], like: Batch) -> dict[str, Any]:
-    encoding = task.tokenizer(
-        texts, truncation=True, max_length=task.max_text_length, padding=True, return_tensors="pt"
-    )
-    fields = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
-    fields["token_type_ids"] = torch.zeros_like(fields["input_ids"])
-    device = like["input_ids"].device
-    return {"text": texts, **{name: value.to(device) for name, value in fields.items() if name in like}}
 
 
 def _table(results: Sequence[Rescored]) -> Iterator[str]:

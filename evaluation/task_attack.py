@@ -1,6 +1,7 @@
 """Attack the answers of a labelled task: one loop for every head, every attack and every loss."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmcl_hub.attacks.base import Attack, Batch, JointObjective
+from rmcl_hub.attacks.text_encoding import misencoded_row
 
 from .attack_loop import Decision, Keep, RobustnessResult, attack_examples
 from .attack_suite import Loss, LossAttack
@@ -72,15 +74,12 @@ def attack_task(
         columns=task.columns,
         num_pairs=num_pairs,
         keep=keep,
-        token_ids=_token_ids(task) if task.tokenizer is not None else None,
+        misencoded=partial(_misencoded, task) if task.tokenizer is not None else None,
     )
 
 
-def _token_ids(task: Task) -> Callable[[list[str]], list[list[int]]]:
-    def encode(texts: list[str]) -> list[list[int]]:
-        return task.tokenizer(texts, truncation=True, max_length=task.max_text_length)["input_ids"]
-
-    return encode
+def _misencoded(task: Task, batch: Batch) -> int | None:
+    return misencoded_row(task.tokenizer, batch, task.max_text_length)
 
 
 def task_objective(victim: Victim, loss: Loss) -> JointObjective:
