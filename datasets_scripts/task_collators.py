@@ -177,7 +177,7 @@ class MaskedWordCollator(PairCollator):
     def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Collate rows with `image`, `image_id` and `captions`."""
         examples, images = self.readable(examples, "image")
-        masked = [self._mask(self._caption(example)) for example in examples]
+        masked = [self._masked(self._caption(example)) for example in examples]
         labels = torch.tensor([label for _, label in masked])
         mask_id = torch.full_like(labels, self.processor.tokenizer.mask_token_id)
         return {
@@ -186,8 +186,21 @@ class MaskedWordCollator(PairCollator):
             "mask_token_id": mask_id,
         }
 
-    def _mask(self, caption: str) -> tuple[str, int]:
-        """The caption without the word, and the word's id."""
+    def has_word_to_mask(self, caption: str) -> bool:
+        """Whether a caption can be collated; rows whose caption cannot must be dropped."""
+        return self._mask(caption) is not None
+
+    def _masked(self, caption: str) -> tuple[str, int]:
+        masked = self._mask(caption)
+        if masked is None:
+            raise ValueError(
+                f"caption {caption!r} has no word of one word piece to mask; drop such rows before the "
+                "evaluation (MaskedWordCollator.has_word_to_mask)."
+            )
+        return masked
+
+    def _mask(self, caption: str) -> tuple[str, int] | None:
+        """The caption without the word, and the word's id; None if there is no such word."""
         tokenizer = self.processor.tokenizer
         encoded = tokenizer(
             caption, truncation=True, max_length=self.max_text_length, return_offsets_mapping=True
@@ -199,10 +212,7 @@ class MaskedWordCollator(PairCollator):
             one_piece = words.count(words[place]) == 1 and ids[place] != tokenizer.unk_token_id
             if one_piece and word.isalpha() and word.lower() not in self.spared:
                 return caption[:start] + tokenizer.mask_token + caption[end:], ids[place]
-        raise ValueError(
-            f"caption {caption!r} has no word of one word piece to mask; drop such rows before the "
-            "evaluation."
-        )
+        return None
 
 
 class LabelledImageCollator:

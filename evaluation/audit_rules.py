@@ -164,13 +164,16 @@ def ends_of_the_scale(evidence: Evidence) -> Found:
     changed = evidence.probes["changed_at_zero"]
     if not _pixels(evidence):
         return _result(changed == 0, f"at epsilon 0, {changed} answers changed")
-    ends = evidence.probes["at_one"]
+    ends, clean = evidence.probes["at_one"], evidence.probes["curve"]["attack_alone"][0]
     chance = 1 / evidence.probes["num_classes"]
     bound = max(chance, ends["other_images"])
+    looks = ends["attacked"] < clean  # a model that never looks at the picture is robust for nothing
     return _result(
-        changed == 0 and ends["attacked"] <= bound + 1e-9,
-        f"at epsilon 0, {changed} answers changed; at epsilon 1 PGD leaves {100 * ends['attacked']:.1f} % "
-        f"right, other pictures {100 * ends['other_images']:.1f} %, chance {100 * chance:.1f} %",
+        changed == 0 and ends["attacked"] <= bound + 1e-9 and looks,
+        f"of {100 * clean:.1f} % right answers, at epsilon 0, {changed} answers changed; "
+        f"at epsilon 1 PGD leaves {100 * ends['attacked']:.1f} % "
+        f"right, other pictures {100 * ends['other_images']:.1f} %, chance {100 * chance:.1f} %"
+        + ("" if looks else ": nothing done to the pictures changes an answer"),
     )
 
 

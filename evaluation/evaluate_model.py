@@ -5,7 +5,10 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -16,20 +19,22 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from .robustness import evaluate_robustness
     from .robustness_report import write_robustness_report
+    from .tasks import build_task
 
     try:
         model, processor = load_model(arguments.model, arguments.task)
+        task = build_task(arguments.task, model, processor)
         evaluation = evaluate_robustness(
             model,
             processor,
-            load_task_data(arguments.task, arguments.split),
-            arguments.task,
+            load_task_data(task, arguments.split),
+            task,
             arguments.threat,
             batch_size=arguments.batch_size,
             effort=arguments.effort,
             max_examples=arguments.max_examples,
             seed=arguments.seed,
-            train_dataset=load_task_data(arguments.task, "train"),
+            train_dataset=load_task_data(task, "train"),
             trained_with=arguments.trained_with,
             defence=arguments.defence,
             control=arguments.control,
@@ -120,11 +125,17 @@ def load_model(name: str, task: str) -> tuple[Any, Any]:
     return classes[task].from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
 
 
-def load_task_data(task: str, split: str) -> Any:
-    """Rows of the embedded openpairs data for a task."""
+def load_task_data(task: "Task", split: str) -> Any:
+    """Rows of the embedded openpairs data for a task; those without a word to mask are left out."""
     from rmcl_hub.datasets_scripts.openpairs import load_openpairs
+    from rmcl_hub.datasets_scripts.task_collators import MaskedWordCollator
 
     from .tasks import matching_pairs
 
-    dataset = load_openpairs({"vqa": "vqa", "nlvr2": "nlvr2"}.get(task, "captions"), split)
-    return matching_pairs(dataset) if task == "matching" else dataset
+    dataset = load_openpairs({"vqa": "vqa", "nlvr2": "nlvr2"}.get(task.name, "captions"), split)
+    if task.name == "matching":
+        return matching_pairs(dataset)
+    if isinstance(task.collate, MaskedWordCollator):
+        has_word = task.collate.has_word_to_mask
+        return dataset.filter(lambda captions: has_word(captions[0]), input_columns="captions")
+    return dataset

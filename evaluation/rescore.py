@@ -183,7 +183,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         record = read_record(arguments.folder)
         model, processor = load_model(arguments.model, record["task"])
-        results = rescore(arguments.folder, model, processor, load_task_data(record["task"], arguments.split))
+        task = build_task(record["task"], model, processor)
+        dataset = load_task_data(task, arguments.split)
+        results = rescore(arguments.folder, model, processor, dataset, task)
     except (OSError, ValueError) as error:
         logger.error("rmcl-hub rescore: %s", error)
         return 2

@@ -139,6 +139,7 @@ FAULTS = [
     (9, "unreliable", False, lambda e: e.probes["curve"].update(attack_alone=[0.3, 0.5])),
     (10, "unreliable", False, lambda e: e.probes.update(changed_at_zero=1)),
     (10, "unreliable", False, lambda e: e.probes.update(at_one={"attacked": 0.2, "other_images": 0.05})),
+    (10, "unreliable", False, lambda e: e.probes.update(at_one={"attacked": 0.5, "other_images": 0.5})),
     (13, "not converged", True, lambda e: e.probes["longer"].update(newly_broken=1)),
     (
         14,
