@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--split", default="test", help="split of the embedded data (default: test)")
     parser.add_argument("--max-examples", type=int, help="seeded random subset of this size (default: all)")
-    parser.add_argument("--effort", default="standard", help="standard or quick")
+    parser.add_argument(
+        "--effort", default="standard", help="quick, standard (default) or full, which is AutoAttack's"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -109,6 +111,7 @@ def load_model(name: str, task: str) -> tuple[Any, Any]:
 
     Raises:
         ValueError: If the command line knows no such task.
+        FileNotFoundError: If there is no such folder, and the name can be no Hub id.
     """
     from transformers import AutoProcessor
 
@@ -122,6 +125,8 @@ def load_model(name: str, task: str) -> tuple[Any, Any]:
     }
     if task not in classes:
         raise ValueError(f"task is {task!r}; the command line evaluates {', '.join(classes)}.")
+    if not Path(name).is_dir() and (name.startswith(("/", ".")) or name.count("/") > 1):  # no Hub id either
+        raise FileNotFoundError(f"there is no model folder {name!r}; give a folder, or a Hub id user/name.")
     return classes[task].from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
 
 

@@ -73,4 +73,4 @@ def test_bad_words_end_in_a_sentence_not_a_traceback(evaluate, caplog, words, me
 
 def test_a_model_that_is_not_there(evaluate, caplog, tmp_path):
     assert evaluate("--threat", "linf-4", "--model", str(tmp_path / "none")) == 2
-    assert "none" in caplog.text
+    assert "there is no model folder" in caplog.text
