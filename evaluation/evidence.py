@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from rmcl_hub.attacks.base import Batch, frozen
@@ -82,7 +83,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ProbeData:
-    """The examples that probes look at: the first batches of the (shuffled) data, rows beside them."""
+    """The examples that probes look at, rows and batches."""
 
     rows: Sequence[Rows]
     batches: Sequence[Batch]
@@ -219,17 +220,12 @@ def gather_evidence(plan: AttackPlan, result: RobustnessResult, setting: Setting
 
 
 def probe_data(plan: AttackPlan) -> ProbeData:
-    """The first batches; they are random, for the data are a random subset."""
-    rows, prepared = [], []
+    """Batches of a random subset: the first rows of a file are no sample of it."""
+    order = np.random.default_rng(plan.inputs.seed).permutation(len(plan.examples))
+    chosen = [plan.examples[int(index)] for index in order[:PROBE_EXAMPLES]]
     with frozen(plan.victim.module):
-        for chosen, batch in batches(
-            plan.victim, plan.examples, plan.task.collate, min(plan.batch_size, PROBE_EXAMPLES)
-        ):
-            rows.append(chosen)
-            prepared.append(batch)
-            if sum(map(len, rows)) >= PROBE_EXAMPLES:
-                break
-    return ProbeData(rows, prepared)
+        pairs = list(batches(plan.victim, chosen, plan.task.collate, min(plan.batch_size, PROBE_EXAMPLES)))
+    return ProbeData([rows for rows, _ in pairs], [batch for _, batch in pairs])
 
 
 def _of(
