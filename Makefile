@@ -13,7 +13,7 @@ help: ## Show this list
 
 install: .venv/.installed ## Set up .venv with the locked dependencies and this checkout
 
-quickstart: install ## Pre-train, make robust, attack and report, in at most 10 minutes on two cores
+quickstart: install ## Pre-train, make robust, attack and report, in about 10 minutes on two cores
 	.venv/bin/rmcl-hub quickstart
 
 test: install ## Run the tests (transformers 5)
