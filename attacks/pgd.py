@@ -1,7 +1,7 @@
 """Projected gradient descent on pixels: the image half of RMCL's inner maximisation."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -94,8 +94,10 @@ class PGD(PixelAttack):
         name: Literal["thesis", "standard", "fgsm"],
         epsilon: float | None = None,
         norm: Norm = "linf",
+        **settings: Any,
     ) -> "PGD":
-        """A named configuration, at its own radius or at `epsilon`.
+        """A named configuration, at its own radius or at `epsilon`; `settings` are `image_mean`, `image_std`
+        and `generator`.
 
         `"thesis"`: the published tables' attack: five steps from the clean image, `linf` gradients, epsilon
             0.0025 and
@@ -112,13 +114,14 @@ class PGD(PixelAttack):
             if norm != "linf":
                 raise ValueError(f"The PGD preset 'thesis' is in norm 'linf', not {norm!r}; use 'standard'.")
             epsilon = 0.0025 if epsilon is None else epsilon
-            return cls(epsilon, step_size=10 * epsilon or 1.0, num_steps=5, gradient="linf")
+            return cls(epsilon, step_size=10 * epsilon or 1.0, num_steps=5, gradient="linf", **settings)
         if epsilon is None:
             epsilon = 4 / 255 if norm == "linf" else 3.0
         if name == "standard":
-            return cls(epsilon, step_size=epsilon / 4 or 1.0, num_steps=10, random_start=True, norm=norm)
+            step_size = epsilon / 4 or 1.0
+            return cls(epsilon, step_size, num_steps=10, random_start=True, norm=norm, **settings)
         if name == "fgsm":
-            return cls(epsilon, step_size=epsilon or 1.0, num_steps=1, norm=norm)
+            return cls(epsilon, step_size=epsilon or 1.0, num_steps=1, norm=norm, **settings)
         raise ValueError(f"There is no PGD preset {name!r}; choose 'thesis', 'standard' or 'fgsm'.")
 
     def _run(self, search: Search) -> None:

@@ -14,13 +14,12 @@ from tqdm.auto import tqdm
 from rmcl_hub.attacks.base import Attack, Batch, JointObjective, frozen
 from rmcl_hub.attacks.threat_model import ThreatModel
 
-from .metrics import words_changed
+from .metrics import PIXEL_TOLERANCE, within_radius, words_changed
 from .outcomes import AttackCost, AttackNumbers, Outcome, summarise
 from .pictures import AttackedPair, picture_pair
 from .victims import Victim
 
 DETERMINISM_TOLERANCE = 1e-4  # AutoAttack's rule for randomised models
-PIXEL_TOLERANCE = 1e-5  # float32 rounding of normalising and back
 
 Rows = list[dict[str, Any]]
 Collate = Callable[[Rows], Batch]
@@ -198,10 +197,7 @@ def batches(victim: Victim, dataset: Any, collate: Collate, batch_size: int) -> 
     start = 0
     # A generator of its own, for without one the loader draws a seed from the global one.
     for rows in DataLoader(dataset, batch_size, collate_fn=list, generator=torch.Generator()):
-        batch = {
-            name: value.to(victim.device) if isinstance(value, Tensor) else value
-            for name, value in collate(rows).items()
-        }
+        batch = victim.on_device(collate(rows))
         if len(batch["text"]) != len(rows):
             raise ValueError(
                 f"collate made {len(batch['text'])} examples of {len(rows)} rows; in an evaluation every "
@@ -239,14 +235,23 @@ def _check_valid(name: str, threat_model: ThreatModel, victim: Victim, clean: Ba
     if threat_model.modality == "image" and attacked["text"] != clean["text"]:
         raise ValueError(f"attack {name!r} changed the text, but its threat model is on the image only.")
     for before, after in zip(clean["text"], attacked["text"], strict=True):
-        changed, budget = words_changed(before, after), threat_model.word_budget(before)
-        if changed > budget:
-            raise ValueError(
-                f"attack {name!r} changed {changed} words of {before!r} (to {after!r}), its threat model "
-                f"allows {budget}."
-            )
+        check_words(name, threat_model, before, after)
     if "labels" in clean and not torch.equal(attacked["labels"], clean["labels"]):
         raise ValueError(f"attack {name!r} changed the labels; it may only change pixels and words.")
+
+
+def check_words(name: str, threat_model: ThreatModel, before: str, after: str) -> None:
+    """Refuse a text that an attack changed more than its threat model allows.
+
+    Raises:
+        ValueError: If it did.
+    """
+    changed, budget = words_changed(before, after), threat_model.word_budget(before)
+    if changed > budget:
+        raise ValueError(
+            f"attack {name!r} changed {changed} words of {before!r} (to {after!r}), its threat model "
+            f"allows {budget}."
+        )
 
 
 def _not_the_encoding(name: str, text: str) -> ValueError:
@@ -274,7 +279,7 @@ def _check_pixels(
         )
     largest = pixel_change(victim, clean, attacked, threat_model.norm or "linf").max().item()
     epsilon = threat_model.epsilon or 0.0
-    if largest > epsilon * (1 + PIXEL_TOLERANCE) + PIXEL_TOLERANCE:
+    if not within_radius(largest, epsilon):
         raise ValueError(
             f"attack {name!r} changed a picture by {largest:.5f} ({threat_model.norm}), its threat model "
             f"allows {epsilon:.5f}, both for pixels in [0, 1]; an epsilon applied to normalised pixels would "

@@ -113,12 +113,11 @@ def _image_suite(threat_model: ThreatModel, effort: Effort, inputs: SuiteInputs)
     def seeded(number: int) -> dict[str, Any]:
         return {**pixels, "generator": torch.Generator().manual_seed(1000 * inputs.seed + number)}
 
-    pgd = {"step_size": epsilon / 4 or 1.0, "num_steps": 10, "random_start": True}
     return {
         "noise": LossAttack(RandomNoise(epsilon, **seeded(1))),
-        "fgsm": LossAttack(PGD(epsilon, step_size=epsilon or 1.0, num_steps=1, **pixels)),
-        "pgd": LossAttack(PGD(epsilon, **pgd, **seeded(2))),
-        "pgd-distance": LossAttack(PGD(epsilon, **pgd, **seeded(3)), "distance"),
+        "fgsm": LossAttack(PGD.preset("fgsm", epsilon, **pixels)),
+        "pgd": LossAttack(PGD.preset("standard", epsilon, **seeded(2))),
+        "pgd-distance": LossAttack(PGD.preset("standard", epsilon, **seeded(3)), "distance"),
         "apgd-ce": LossAttack(APGD(epsilon, effort.apgd_steps, **seeded(4))),
         "apgd-margin": LossAttack(APGD(epsilon, effort.apgd_steps, **seeded(5)), "margin"),
         "square": LossAttack(

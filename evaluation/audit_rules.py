@@ -8,6 +8,7 @@ import numpy as np
 from .attack_suite import EXHAUSTIVE, SANITY
 from .evidence import Evidence, changed_protected_words
 from .intervals import wilson_interval
+from .metrics import within_radius
 from .outcomes import Outcome
 
 Status: TypeAlias = Literal["pass", "fail", "not applicable", "not measured", "by the test suite"]
@@ -17,7 +18,6 @@ Found: TypeAlias = tuple[Status, str]
 HALF_A_POINT = 0.005
 A_FIFTH_OF_A_POINT = 0.002
 LOGIT_TOLERANCE = 1e-4  # AutoAttack's rule for randomised models
-PIXEL_TOLERANCE = 1e-5  # float32 rounding of normalising and back
 
 
 def _result(passed: bool, detail: str) -> Found:
@@ -67,7 +67,7 @@ def valid(evidence: Evidence) -> Found:
     largest = max(getattr(row, norm) for row in rows)
     epsilon = evidence.threat.epsilon or 0.0
     over_budget = sum(row.words_changed > evidence.threat.word_budget(row.text) for row in rows)
-    inside = largest <= epsilon * (1 + PIXEL_TOLERANCE) + PIXEL_TOLERANCE and over_budget == 0
+    inside = within_radius(largest, epsilon) and over_budget == 0
     finite = all(np.isfinite([row.loss_after, row.delta_linf, row.delta_l2]).all() for row in rows)
     return _result(
         inside and finite,

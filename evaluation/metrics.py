@@ -22,6 +22,11 @@ from torch import Tensor
 PIXEL_TOLERANCE = 1e-5  # float32 rounding of normalising and back
 
 
+def within_radius(change: float, epsilon: float) -> bool:
+    """Whether a norm of a pixel change is at most `epsilon`, but for rounding."""
+    return change <= epsilon * (1 + PIXEL_TOLERANCE) + PIXEL_TOLERANCE
+
+
 def _array(values: ArrayLike | Tensor, name: str, ndim: int = 1) -> NDArray:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != ndim:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rmcl_hub.attacks.base import Attack, Batch, JointObjective, frozen, isolated_rng, select_rows
 from rmcl_hub.attacks.pgd import PGD
+from rmcl_hub.attacks.pixel_ball import Direction, direction
 from rmcl_hub.attacks.threat_model import Norm
 
 from .task_attack import task_objective
@@ -36,10 +37,7 @@ def batch_dependence(victim: Victim, collate: Any, rows: Sequence[Any], batch: B
     with frozen(victim.module):
         together = victim.predict(batch)
         for index, row in enumerate(rows):
-            alone = {
-                name: value.to(victim.device) if isinstance(value, Tensor) else value
-                for name, value in collate([row]).items()
-            }
+            alone = victim.on_device(collate([row]))
             differences.append(float((victim.predict(alone)[0] - together[index]).abs().max()))
     return max(differences)
 
@@ -77,6 +75,7 @@ def loss_surface(victim: Victim, batches: Sequence[Batch], epsilon: float, norm:
         over the first stretch along the gradient, near 1 where gradients tell the truth.
     """
     objective = task_objective(victim, "cross-entropy")
+    ascent: Direction = "sign" if norm == "linf" else "l2"
     lines: dict[str, list[Tensor]] = {"along_gradient": [], "along_random": []}
     with frozen(victim.module), isolated_rng(batches[0]["pixel_values"]):
         generator = torch.Generator().manual_seed(0)
@@ -84,9 +83,9 @@ def loss_surface(victim: Victim, batches: Sequence[Batch], epsilon: float, norm:
             pixels = batch["pixel_values"]
             noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
             directions = {"along_gradient": pixel_gradient(objective, batch), "along_random": noise}
-            for name, direction in directions.items():
-                real = direction * (batch["pixel_mask"] != 0).unsqueeze(-3)
-                lines[name].append(_line(victim, objective, batch, _steepest(real, norm), epsilon))
+            for name, along_it in directions.items():
+                real = along_it * (batch["pixel_mask"] != 0).unsqueeze(-3)
+                lines[name].append(_line(victim, objective, batch, direction(real, ascent), epsilon))
     along = {name: torch.cat(parts, dim=1) for name, parts in lines.items()}  # (shares, examples)
     rises = along["along_gradient"][1] > along["along_gradient"][0]
     return {
@@ -96,20 +95,10 @@ def loss_surface(victim: Victim, batches: Sequence[Batch], epsilon: float, norm:
     }
 
 
-def _steepest(direction: Tensor, norm: Norm) -> Tensor:
-    """The direction of length one in the norm that rises most along a gradient."""
-    if norm == "linf":
-        return direction.sign()
-    length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_min(1e-12)  # (batch,)
-    return direction / length.reshape(-1, *[1] * (direction.ndim - 1))
-
-
-def _line(
-    victim: Victim, objective: JointObjective, batch: Batch, direction: Tensor, epsilon: float
-) -> Tensor:
+def _line(victim: Victim, objective: JointObjective, batch: Batch, unit: Tensor, epsilon: float) -> Tensor:
     """Loss at the shares of epsilon along a direction, `(shares, batch)`; not clipped to the valid range."""
-    std = torch.as_tensor(victim.image_std, device=direction.device).reshape(-1, 1, 1)
-    step = epsilon / std * direction
+    std = torch.as_tensor(victim.image_std, device=unit.device).reshape(-1, 1, 1)
+    step = epsilon / std * unit
     with torch.no_grad():
         return torch.stack(
             [
@@ -173,12 +162,10 @@ def restart_spread(
         robust_share(
             victim,
             batches,
-            PGD(
+            PGD.preset(
+                "standard",
                 epsilon,
-                step_size=epsilon / 4 or 1.0,
-                num_steps=10,
-                random_start=True,
-                norm=norm,
+                norm,
                 image_mean=victim.image_mean,
                 image_std=victim.image_std,
                 generator=torch.Generator().manual_seed(seed),

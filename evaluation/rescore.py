@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from rmcl_hub.attacks.base import Batch, frozen
@@ -17,7 +16,7 @@ from rmcl_hub.attacks.threat_model import ThreatModel
 
 from .adversarial_examples import read_adversarial
 from .attack_loop import pixel_change
-from .metrics import words_changed
+from .metrics import within_radius, words_changed
 from .outcomes import Outcome
 from .probes import right_answers_of
 from .provenance import model_digest
@@ -58,7 +57,7 @@ class Rescored:
     @property
     def holds(self) -> bool:
         """Whether the examples are within the threat model and the number is that of the record."""
-        inside = self.largest_change <= self.epsilon * (1 + 1e-5) + 1e-5 and self.over_word_budget == 0
+        inside = within_radius(self.largest_change, self.epsilon) and self.over_word_budget == 0
         return inside and abs(self.rescored - self.reported) <= TOLERANCE
 
 
@@ -139,10 +138,7 @@ def _batches(
                 "set, and the split, that was evaluated."
             )
         rows = [outcomes[identity] for identity in stored_ids]
-        clean = {
-            key: value.to(victim.device) if isinstance(value, torch.Tensor) else value
-            for key, value in task.collate([dataset[ids[identity]] for identity in stored_ids]).items()
-        }
+        clean = victim.on_device(task.collate([dataset[ids[identity]] for identity in stored_ids]))
         if clean["text"] != [row.text for row in rows] or clean["pixel_values"].shape != pixels.shape:
             raise ValueError(
                 f"the data set's texts or pictures of {name!r} are not those that were evaluated; pass the "

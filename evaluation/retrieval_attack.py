@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from rmcl_hub.attacks.base import Attack, Batch, JointObjective, model_inputs, select_rows
 from rmcl_hub.attacks.threat_model import Norm, ThreatModel
 
-from .metrics import PIXEL_TOLERANCE, perturbation_norms, words_changed
+from .attack_loop import check_words
+from .metrics import perturbation_norms, within_radius
 from .retrieval import PairScorer, Picture, stack_pictures
 
 Item: TypeAlias = str | Picture
@@ -138,18 +139,13 @@ class PairAttacker:
         """What became of an item, checked against the threat model; None if nothing did."""
         if threat_model.modality == "text":
             before, after = self.texts[item], attacked["text"][0]
-            changed, budget = words_changed(before, after), threat_model.word_budget(before)
-            if changed > budget:
-                raise ValueError(
-                    f"attack {name!r} changed {changed} words of {before!r} (to {after!r}), its threat model "
-                    f"allows {budget}."
-                )
+            check_words(name, threat_model, before, after)
             return after if after != before else None
         clean = self.images[item]
         height, width = clean["pixel_values"].shape[-2:]
         picture = {**clean, "pixel_values": attacked["pixel_values"][..., :height, :width].detach()}
         size = self.distance(item, picture, threat_model.norm or "linf")
-        if size > (threat_model.epsilon or 0.0) * (1 + PIXEL_TOLERANCE) + PIXEL_TOLERANCE:
+        if not within_radius(size, threat_model.epsilon or 0.0):
             raise ValueError(
                 f"attack {name!r} changed a picture by {size:.5f} ({threat_model.norm}), its threat model "
                 f"allows {threat_model.epsilon:.5f}, both for pixels in [0, 1]."

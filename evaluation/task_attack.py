@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -122,9 +121,3 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
             f"label {outside} is outside the head's {num_classes} classes, 0 to {num_classes - 1}; load a "
             "head of this task, or map the labels to its classes."
         )
-
-
-def clean_logits(victim: Victim, batch: Batch) -> Tensor:
-    """Logits of a batch as it is, `(batch, classes)`, without gradients."""
-    with torch.no_grad():
-        return victim.logits(victim.embed(batch), batch)

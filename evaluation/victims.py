@@ -60,6 +60,13 @@ class Victim:
         """Where the first parameter lives."""
         return next(self.module.parameters()).device
 
+    def on_device(self, batch: Batch) -> dict[str, Any]:
+        """The batch with its tensors where the model is."""
+        return {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+
     def predict(self, batch: Batch) -> Tensor:
         """Logits `(batch, classes)` without gradients."""
         with torch.no_grad():
