@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from .openpairs_phrases import digest
 from .openpairs_questions import vqa_answers, vqa_rows
 from .openpairs_statements import nlvr2_rows
+from .schema import FEATURES as TASK_FEATURES
 
 __all__ = ["load_openpairs", "read_metadata", "vqa_answers"]
 
@@ -25,37 +26,7 @@ SPLITS_OF_CONFIG = {
 NUM_SHARDS = 8
 """Streams are cut into this many shards, so that data loader workers and processes can share them."""
 
-_STRING, _STRINGS = datasets.Value("string"), datasets.List(datasets.Value("string"))
-_CAPTIONS = {
-    "image": datasets.Image(),
-    "image_id": _STRING,
-    "captions": _STRINGS,
-    "concept": _STRING,
-    "source": _STRING,
-}
-_VQA = {
-    "image": datasets.Image(),
-    "image_id": _STRING,
-    "question_id": _STRING,
-    "question": _STRING,
-    "question_type": _STRING,
-    "answers": _STRINGS,
-    "scores": datasets.List(datasets.Value("float32")),
-    "concept": _STRING,
-}
-_NLVR2 = {
-    "left_image": datasets.Image(),
-    "right_image": datasets.Image(),
-    "identifier": _STRING,
-    "statement": _STRING,
-    "label": datasets.Value("bool"),
-    "statement_type": _STRING,
-    "concept": _STRING,
-}
-FEATURES = {
-    config: datasets.Features(columns)
-    for config, columns in {"captions": _CAPTIONS, "noto": _CAPTIONS, "vqa": _VQA, "nlvr2": _NLVR2}.items()
-}
+FEATURES = {config: TASK_FEATURES["captions" if config == "noto" else config] for config in SPLITS_OF_CONFIG}
 
 
 @overload

@@ -16,12 +16,30 @@ Recipe = TypeVar("Recipe")
 
 
 @dataclass
+class CorpusRecipe:
+    """One prepared corpus of a mixture."""
+
+    location: str = ""  # folder of shards, or hf://datasets/<user>/<name>@<revision>
+    splits: list[str] = field(default_factory=list)  # empty: the protocol's, or `train` in pre-training
+    weight: float | None = None  # share of the draws; None for all corpora: every row once an epoch
+
+    def __post_init__(self) -> None:
+        """Refuse corpora without a place, and weights that draw nothing."""
+        if not self.location:
+            raise ValueError("location is missing: give the folder that `rmcl-hub data prepare` wrote.")
+        if self.weight is not None and self.weight <= 0:
+            raise ValueError(f"weight must be positive, got {self.weight}.")
+
+
+@dataclass
 class DataRecipe:
     """Which pairs or questions, and how they become tensors."""
 
     config: str = "captions"  # openpairs configuration: captions, noto, vqa, nlvr2
-    split: str = "train"
+    split: str = "train"  # of openpairs
+    corpora: dict[str, CorpusRecipe] = field(default_factory=dict)  # by name, instead of openpairs
     streaming: bool = False
+    buffer_size: int = 1000  # rows that a stream is shuffled within
     max_examples: int | None = None  # seeded random subset; None takes all
     max_text_length: int = 24  # word pieces, special tokens included
     max_unreadable: int = 10  # images that may be skipped before the run stops
