@@ -43,6 +43,12 @@ class DataRecipe:
     max_examples: int | None = None  # seeded random subset; None takes all
     max_text_length: int = 24  # word pieces, special tokens included
     max_unreadable: int = 10  # images that may be skipped before the run stops
+    augment: str | None = None  # randaugment: of training pictures, as ViLT fine-tunes
+
+    def __post_init__(self) -> None:
+        """Refuse unknown augmentations."""
+        if self.augment not in (None, "randaugment"):
+            raise ValueError(f"augment must be 'randaugment' or left out, got {self.augment!r}.")
 
 
 @dataclass
@@ -81,7 +87,10 @@ class AttackRecipe:
 
 @dataclass
 class PretrainRecipe:
-    """One pre-training run: ViLT's own objectives (`stage: vilt`) or RMCL (`stage: rmcl`)."""
+    """One pre-training run: ViLT's own objectives (`stage: vilt`), RMCL (`rmcl`) or its control, MCL (`mcl`).
+
+    MCL is RMCL whose `training.views` are ordinary augmentations instead of attacks.
+    """
 
     stage: str = "rmcl"
     objectives: list[str] = field(default_factory=lambda: ["mlm", "itm"])  # ViLT's own
@@ -94,9 +103,11 @@ class PretrainRecipe:
     training: dict[str, Any] = field(default_factory=dict)  # fields of RMCLArguments
 
     def __post_init__(self) -> None:
-        """Refuse unknown stages, and unknown keys of the free sections."""
-        if self.stage not in ("vilt", "rmcl"):
-            raise ValueError(f"stage must be 'vilt' or 'rmcl', got {self.stage!r}.")
+        """Refuse unknown stages, attacks where there are none, and unknown keys of the free sections."""
+        if self.stage not in ("vilt", "rmcl", "mcl"):
+            raise ValueError(f"stage must be 'vilt', 'rmcl' or 'mcl', got {self.stage!r}.")
+        if self.stage == "mcl" and self.attack != AttackRecipe():
+            raise ValueError("stage 'mcl' has clean views instead of attacks: remove the section attack.")
         if not self.objectives or set(self.objectives) - {"mlm", "itm"}:
             raise ValueError(
                 f"objectives must be a non-empty subset of ['mlm', 'itm'], got {self.objectives}."

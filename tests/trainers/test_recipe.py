@@ -98,7 +98,13 @@ def test_an_unknown_key_is_refused_and_the_nearest_suggested(write, kind, text, 
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        (PretrainRecipe, "stage: rcml", "stage must be 'vilt' or 'rmcl', got 'rcml'"),
+        (PretrainRecipe, "stage: rcml", "stage must be 'vilt', 'rmcl' or 'mcl', got 'rcml'"),
+        (PretrainRecipe, "{stage: mcl, attack: {image: {preset: thesis}}}", "'mcl' has clean views instead"),
+        (
+            FinetuneRecipe,
+            "data: {config: vqa, augment: rand}",
+            "augment must be 'randaugment' or left out, got",
+        ),
         (
             PretrainRecipe,
             "objectives: []",
