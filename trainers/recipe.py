@@ -13,6 +13,8 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 import yaml
 
 Recipe = TypeVar("Recipe")
+FINETUNING_DATA = {"vqa": "vqa", "nlvr2": "nlvr2", "retrieval": "captions", "snli_ve": None}
+"""Tasks of `FinetuneRecipe`, and the openpairs configuration of each, if there is one."""
 
 
 @dataclass
@@ -128,25 +130,61 @@ class PretrainRecipe:
 class FinetuneRecipe:
     """One supervised run from a pre-trained folder."""
 
-    task: str = "vqa"  # vqa or nlvr2
+    task: str = "vqa"  # vqa, nlvr2, retrieval or snli_ve
+    protocol: str | None = None  # clean or thesis: which splits of `data.corpora` train and select
     output_dir: str = "runs/finetune"
     init_from: str | None = None
     freeze_encoder: bool = False
-    head_learning_rate: float | None = None  # None: the learning rate of the encoder
+    head_learning_rate: float | None = None  # ViLT: ten times learning_rate; None: that of the encoder
     problem_type: str | None = None  # single_label_classification: softmax; None: VQA's binary cross-entropy
+    num_negatives: int = 15  # retrieval: texts of other pictures that a picture's own text competes with
+    max_validation_examples: int | None = None  # seeded random subset; None takes all
     data: DataRecipe = field(default_factory=lambda: DataRecipe(config="vqa"))
+    attack: AttackRecipe = field(default_factory=AttackRecipe)  # empty: no adversarial training
+    adversarial_weight: float = 1.0  # w in (clean loss + w * adversarial loss) / (1 + w)
     training: dict[str, Any] = field(default_factory=dict)  # fields of TrainingArguments
 
     def __post_init__(self) -> None:
-        """Refuse unknown tasks, data of another task, and unknown training arguments."""
-        if self.task not in ("vqa", "nlvr2"):
-            raise ValueError(f"task must be 'vqa' or 'nlvr2', got {self.task!r}.")
-        if self.data.config != self.task:
-            raise ValueError(f"Task {self.task!r} needs data.config {self.task!r}, got {self.data.config!r}.")
+        """Refuse unknown tasks, data of another task, settings that cannot go together."""
+        if self.task not in FINETUNING_DATA:
+            raise ValueError(f"task must be one of {', '.join(FINETUNING_DATA)}, got {self.task!r}.")
+        self._check_data()
+        if self.num_negatives < 1:
+            raise ValueError(f"num_negatives must be at least 1, got {self.num_negatives}.")
+        if self.adversarial_weight <= 0:
+            raise ValueError(
+                f"adversarial_weight must be positive, got {self.adversarial_weight}; leave the attack "
+                "section empty for clean training."
+            )
+        if self.task == "retrieval" and self.attack.text:
+            raise ValueError(
+                "Retrieval attacks pictures only: a changed word could make one of the other texts true. "
+                "Remove attack.text."
+            )
         if self.training:
             from transformers import TrainingArguments
 
             check_keys(self.training, _settable(TrainingArguments), "training")
+
+    def _check_data(self) -> None:
+        if self.data.corpora:
+            if len(self.data.corpora) > 1:
+                raise ValueError(
+                    f"Fine-tuning takes one of data.corpora, got {', '.join(self.data.corpora)}."
+                )
+            if self.protocol is None:
+                raise ValueError("protocol is missing: 'clean', or 'thesis' to compare with its tables.")
+            for name, corpus in self.data.corpora.items():
+                if corpus.splits:
+                    raise ValueError(f"data.corpora.{name}.splits come from the protocol; remove them.")
+            return
+        if self.protocol is not None:
+            raise ValueError("protocol names splits of data.corpora, but there are none; remove it.")
+        config = FINETUNING_DATA[self.task]
+        if config is None:
+            raise ValueError(f"Task {self.task!r} needs data.corpora: the embedded set has no such rows.")
+        if self.data.config != config:
+            raise ValueError(f"Task {self.task!r} needs data.config {config!r}, got {self.data.config!r}.")
 
 
 @dataclass
