@@ -5,7 +5,12 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
+
+from rmcl_hub.datasets_scripts.mixture import MixtureStream
 
 
 class GuardedTrainer(Trainer):
@@ -19,8 +24,45 @@ class GuardedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         # Every loss here is a batch mean, which Trainer must divide when it accumulates gradients.
         self.model_accepts_loss_kwargs = False
-        if hasattr(self.data_collator, "epoch"):
-            self.add_callback(_EpochCallback(self.data_collator))
+        self.add_callback(_EpochCallback(self))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`; a `MixtureStream` is cut for the processes, and accelerate must not do it again."""
+        stream = self.train_dataset
+        if not isinstance(stream, MixtureStream):
+            return super().get_train_dataloader()
+        if stream.batch_size != self._train_batch_size:
+            raise ValueError(
+                f"The stream has batches of {stream.batch_size} rows, the trainer of {self._train_batch_size}; "
+                "give both the same batch_size."
+            )
+        return DataLoader(
+            stream,
+            batch_size=stream.batch_size,
+            collate_fn=_SkippingCollator(self.data_collator),
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            pin_memory=self.args.dataloader_pin_memory,
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; a resumed run takes a `MixtureStream` up at the exact next row."""
+        folder = (
+            get_last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is True
+            else resume_from_checkpoint
+        )
+        if folder and isinstance(self.train_dataset, MixtureStream):
+            self._resume_stream(self.train_dataset, Path(folder))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _resume_stream(self, stream: MixtureStream, checkpoint: Path) -> None:
+        """The place that `Trainer` is about to skip to, by its own arithmetic."""
+        step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+        accumulated = self.args.gradient_accumulation_steps
+        steps_per_epoch = max(-(-len(self.get_train_dataloader()) // accumulated), 1)
+        stream.resume_at(step // steps_per_epoch, step % steps_per_epoch * accumulated)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loss of a batch; the raw sentences in it are for attacks, a model's forward does not take them."""
@@ -58,8 +100,24 @@ def _last_finite_checkpoint(output_dir: str | None) -> str:
 
 
 class _EpochCallback(TrainerCallback):
+    """Tells stream and collator the epoch before they are asked for its first batch."""
+
+    def __init__(self, trainer: GuardedTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        epoch = int(state.epoch or 0)
+        if hasattr(self.trainer.data_collator, "epoch"):
+            self.trainer.data_collator.epoch = epoch
+        if isinstance(self.trainer.train_dataset, MixtureStream):
+            self.trainer.train_dataset.set_epoch(epoch)
+
+
+class _SkippingCollator:
+    """Collates what a resumed stream reads, and nothing of what it passes over."""
+
     def __init__(self, collator: Any) -> None:
         self.collator = collator
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.collator.epoch = int(state.epoch or 0)
+    def __call__(self, examples: list[Any]) -> Any:
+        return None if examples[0] is None else self.collator(examples)

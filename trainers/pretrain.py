@@ -3,6 +3,7 @@
 import logging
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,7 +83,7 @@ def _build_trainer(recipe: PretrainRecipe, args: Any, model: Any, processor: Any
     common = {
         "model": model,
         "args": args,
-        "train_dataset": load_training_data(recipe.data, args.seed),
+        "train_dataset": load_training_data(recipe.data, args),
         "data_collator": collator,
         "processing_class": processor,
     }
@@ -106,19 +107,53 @@ def build_attacks(recipe: AttackRecipe, tokenizer: Any, max_text_length: int) ->
     return recipe.image_attack(), text
 
 
-def load_training_data(recipe: DataRecipe, seed: int) -> Any:
-    """As `load_data`; a stream is shuffled within a buffer, which `Trainer` does for other data."""
-    dataset = load_data(recipe, seed)
-    return dataset.shuffle(seed=seed, buffer_size=1000) if recipe.streaming else dataset
+def load_training_data(recipe: DataRecipe, args: Any, splits: Sequence[str] = ("train",)) -> Any:
+    """As `load_data`, but prepared corpora come as a `MixtureStream` if the recipe streams.
+
+    A stream of the embedded data is shuffled within a buffer, which `Trainer` does for other data.
+    """
+    if recipe.corpora and recipe.streaming:
+        from rmcl_hub.datasets_scripts.mixture import MixturePart, MixtureStream
+        from rmcl_hub.datasets_scripts.shards import PreparedCorpus
+
+        return MixtureStream(
+            [
+                MixturePart(PreparedCorpus(corpus.location), corpus.splits or splits, corpus.weight)
+                for corpus in recipe.corpora.values()
+            ],
+            batch_size=args.train_batch_size,
+            seed=args.seed,
+            buffer_size=recipe.buffer_size,
+            rank=args.process_index,
+            world_size=args.world_size,
+        )
+    dataset = load_data(recipe, args.seed, splits)
+    return dataset.shuffle(seed=args.seed, buffer_size=recipe.buffer_size) if recipe.streaming else dataset
 
 
-def load_data(recipe: DataRecipe, seed: int = 0) -> Any:
-    """Dataset of a recipe; `max_examples` takes a seeded random subset, of a stream the first ones."""
-    from datasets import Image
+def load_data(recipe: DataRecipe, seed: int = 0, splits: Sequence[str] = ("train",)) -> Any:
+    """Dataset of a recipe; `max_examples` takes a seeded random subset, of a stream the first ones.
 
+    Args:
+        recipe: Prepared corpora, one after the other, or the embedded data.
+        seed: Of the subset.
+        splits: Of corpora for which the recipe names none; the embedded data has its `recipe.split`.
+    """
+    from datasets import Image, concatenate_datasets
+
+    from rmcl_hub.datasets_scripts.corpora import load_corpus
     from rmcl_hub.datasets_scripts.openpairs import load_openpairs
 
-    dataset = cast(Any, load_openpairs(recipe.config, recipe.split, streaming=recipe.streaming))
+    if recipe.corpora:
+        dataset = concatenate_datasets(
+            [
+                cast(Any, load_corpus(corpus.location, split))
+                for corpus in recipe.corpora.values()
+                for split in corpus.splits or splits
+            ]
+        )
+    else:
+        dataset = cast(Any, load_openpairs(recipe.config, recipe.split, streaming=recipe.streaming))
     # the collator decodes, so that one broken picture does not end the run
     for name, feature in dataset.features.items():
         if isinstance(feature, Image):
