@@ -1,6 +1,17 @@
-"""Which splits train, select and test in each protocol: `clean`, and the thesis's with what is wrong with it."""
+"""Which splits train, select and test in each protocol: `clean`, and the thesis's with its faults named."""
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """How many test pictures are ranked against each other, and in how many disjoint groups of that size.
+
+    Recall is the mean over the groups: five of 1,000 are COCO's 1K protocol, one of 5,000 is its 5K protocol.
+    """
+
+    size: int
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -14,8 +25,7 @@ class Protocol:
         train: Splits that the weights are fitted to.
         validation: Splits that choose the checkpoint.
         test: Splits that are reported on.
-        galleries: Retrieval: numbers of test pictures to rank among. A smaller one than the split is the mean
-            over as many disjoint galleries as the split holds (COCO's 1K protocol), or for the thesis one gallery.
+        galleries: Retrieval: what is ranked, in the fixed order of the rows' ids (`official_builder`).
         contamination: What a reader must know before comparing its numbers; empty if nothing.
     """
 
@@ -25,7 +35,7 @@ class Protocol:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
-    galleries: tuple[int, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
     contamination: str = ""
 
 
@@ -48,7 +58,13 @@ PROTOCOLS = (
     Protocol("thesis", "nlvr2", "nlvr2", ("train",), ("dev",), ("test1",)),
     Protocol("clean", "snli_ve", "snli_ve", ("train",), ("dev",), ("test",)),
     Protocol(
-        "clean", "coco_captions", "retrieval", ("train", "restval"), ("validation",), ("test",), (1000, 5000)
+        "clean",
+        "coco_captions",
+        "retrieval",
+        ("train", "restval"),
+        ("validation",),
+        ("test",),
+        (Gallery(1000, 5), Gallery(5000)),
     ),
     Protocol(
         "thesis",
@@ -57,10 +73,10 @@ PROTOCOLS = (
         ("train", "restval"),
         ("test",),
         ("test",),
-        (500,),
+        (Gallery(500),),
         _SELECTS_ON_TEST + _FEW_PICTURES,
     ),
-    Protocol("clean", "flickr30k", "retrieval", ("train",), ("validation",), ("test",), (1000,)),
+    Protocol("clean", "flickr30k", "retrieval", ("train",), ("validation",), ("test",), (Gallery(1000),)),
     Protocol(
         "thesis",
         "flickr30k",
@@ -68,7 +84,7 @@ PROTOCOLS = (
         ("train",),
         ("test",),
         ("test",),
-        (500,),
+        (Gallery(500),),
         _SELECTS_ON_TEST + _FEW_PICTURES,
     ),
 )

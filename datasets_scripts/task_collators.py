@@ -147,6 +147,20 @@ class StatementCollator(PairCollator):
         return {**batch, "labels": torch.tensor([int(example["label"]) for example in examples])}
 
 
+class EntailmentCollator(PairCollator):
+    """Hypotheses about one image; `pixel_values (batch, 1, 3, H, W)`, as heads of `num_images` images take
+    them; `labels (batch,)` index `schema.ENTAILMENT_LABELS`.
+    """
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate rows with `image`, `hypothesis` and `label`."""
+        examples, images = self.readable(examples, "image")
+        batch = self.encode(images, [example["hypothesis"] for example in examples])
+        for name in ("pixel_values", "pixel_mask"):
+            batch[name] = batch[name].unsqueeze(1)  # (batch, 1, ...)
+        return {**batch, "labels": torch.tensor([int(example["label"]) for example in examples])}
+
+
 class MatchingCollator(PairCollator):
     """Pairs that are true or not; `labels (batch,)`, 1 = the text is the image's own."""
 
