@@ -156,7 +156,7 @@ class MixtureStream(IterableDataset):
             yield from self._pool(pool, turn, rows * slot // slots, rows * (slot + 1) // slots)
 
     def _pool(self, pool: int, turn: int, start: int, stop: int) -> Iterator[tuple["_Portion", int]]:
-        """Places of the rows `start` to `stop` of a pool; its row groups are shuffled, alike on all workers."""
+        """Places of the rows `start` to `stop` of a pool, whose row groups all workers shuffle alike."""
         blocks = list(self.pools[pool])
         random.Random(f"{self.seed} {self.epoch} {pool} {turn}").shuffle(blocks)
         first = 0  # place of the block's first row in the pool

@@ -27,14 +27,14 @@ class GuardedTrainer(Trainer):
         self.add_callback(_EpochCallback(self))
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in `Trainer`; a `MixtureStream` is cut for the processes, and accelerate must not do it again."""
+        """As in `Trainer`; a `MixtureStream` has cut itself for the processes, accelerate must not again."""
         stream = self.train_dataset
         if not isinstance(stream, MixtureStream):
             return super().get_train_dataloader()
         if stream.batch_size != self._train_batch_size:
             raise ValueError(
-                f"The stream has batches of {stream.batch_size} rows, the trainer of {self._train_batch_size}; "
-                "give both the same batch_size."
+                f"The stream has batches of {stream.batch_size} rows, the trainer of "
+                f"{self._train_batch_size}; give both the same batch_size."
             )
         return DataLoader(
             stream,
