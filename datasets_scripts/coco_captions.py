@@ -8,15 +8,16 @@ from .official_folder import OfficialFolder
 from .schema import Row
 
 KARPATHY_FILE = "dataset_coco.json"
+_COCO_FILES = ("annotations/captions_train2014.json", "captions_train2014.json")
 _KARPATHY = {"train": "train", "restval": "restval", "validation": "val", "test": "test"}
 
 
 class CocoCaptions(OfficialBuilder):
     """COCO 2014: about five captions a picture, in Karpathy's splits (arXiv:1412.2306).
 
-    Files: `train2014.zip`, `val2014.zip`, and `dataset_coco.json` out of Karpathy's `caption_datasets.zip`. Without
-    the latter, `train` is read from `annotations_trainval2014.zip`; the other splits exist only in it. `train` is
-    train2014; `restval`, `validation` and `test` divide val2014.
+    Files: `train2014.zip`, `val2014.zip`, and Karpathy's `dataset_coco.json` or the `caption_datasets.zip`
+    that holds it. `train` is train2014; `restval`, `validation` and `test` divide val2014. Without Karpathy's
+    file only `train` can be read, from COCO's `annotations_trainval2014.zip` or `captions_train2014.json`.
     """
 
     task = "captions"
@@ -56,15 +57,13 @@ class CocoCaptions(OfficialBuilder):
     @classmethod
     def has_split(cls, folder: OfficialFolder, split: str) -> bool:
         """Whether Karpathy's file is there, or for `train` COCO's own."""
-        return folder.has(KARPATHY_FILE) or (
-            split == "train" and folder.has("annotations/captions_train2014.json")
-        )
+        return folder.has(KARPATHY_FILE) or (split == "train" and any(map(folder.has, _COCO_FILES)))
 
     @classmethod
     def read_rows(cls, folder: OfficialFolder, split: str) -> Iterator[Row]:
         """One row per picture; `image_id` is COCO's."""
         if split == "train" and not folder.has(KARPATHY_FILE):
-            yield from _from_coco(folder, "train2014")
+            yield from _train_from_coco(folder)
             return
         for entry in folder.read_json(KARPATHY_FILE)["images"]:
             if entry["split"] == _KARPATHY[split]:
@@ -72,13 +71,13 @@ class CocoCaptions(OfficialBuilder):
                 yield _row(path, entry["cocoid"], [sentence["raw"] for sentence in entry["sentences"]])
 
 
-def _from_coco(folder: OfficialFolder, year: str) -> Iterator[Row]:
-    content = folder.read_json(f"annotations/captions_{year}.json")
+def _train_from_coco(folder: OfficialFolder) -> Iterator[Row]:
+    content = folder.read_json(*_COCO_FILES)
     captions: dict[int, list[str]] = {}
     for annotation in content["annotations"]:
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
     for image in content["images"]:
-        yield _row(f"{year}/{image['file_name']}", image["id"], captions.get(image["id"], []))
+        yield _row(f"train2014/{image['file_name']}", image["id"], captions.get(image["id"], []))
 
 
 def _row(path: str, image_id: int, captions: list[str]) -> Row:

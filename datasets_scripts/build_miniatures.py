@@ -1,0 +1,33 @@
+"""Write miniature corpora in the layouts that the real ones publish, to try every command without a download.
+
+python -m rmcl_hub.datasets_scripts.build_miniatures OUTPUT_DIR
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rmcl_hub.datasets_scripts import miniatures
+
+WRITERS = {
+    "coco_captions": miniatures.write_coco_captions,
+    "visual_genome": miniatures.write_visual_genome,
+    "flickr30k": miniatures.write_flickr30k,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write a folder per corpus; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rmcl_hub.datasets_scripts.build_miniatures", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("output_dir", type=Path, help="gets one folder per corpus")
+    output_dir = parser.parse_args(argv).output_dir
+    for name, write in WRITERS.items():
+        write(output_dir / name)
+        sys.stdout.write(f"{output_dir / name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
