@@ -4,7 +4,7 @@ import logging
 import sys
 from typing import Any
 
-from rmcl_hub.trainers.pretrain import check_text_length, load_training_data, writable_folder
+from rmcl_hub.trainers.pretrain import build_attacks, check_text_length, load_training_data, writable_folder
 from rmcl_hub.trainers.recipe import FinetuneRecipe, recipe_from_command_line
 
 logger = logging.getLogger(__name__)
@@ -22,48 +22,68 @@ def main(argv: list[str] | None = None) -> int:
 def finetune(recipe: FinetuneRecipe) -> Any:
     """Train a task head, alone (`freeze_encoder`) or with the encoder, and save it; returns the trainer.
 
+    Of prepared corpora the checkpoint with the best validation accuracy is saved, otherwise the last one,
+    unless `training.eval_strategy` says when to validate.
+
     Raises:
-        ValueError: If `init_from` is missing or the texts are longer than the encoder reads.
+        ValueError: If `init_from` is missing, the texts are longer than the encoder reads, or the data does
+            not fit the task.
+        FileNotFoundError: If the data is not there.
         PermissionError: If `output_dir` cannot be written.
     """
     from transformers import AutoProcessor, TrainingArguments, set_seed
 
     from rmcl_hub.trainers.arguments import training_arguments
-    from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
+    from rmcl_hub.trainers.finetune_data import find_data, task_collators, validation_rows
+    from rmcl_hub.trainers.finetune_trainer import FinetuneTrainer
+    from rmcl_hub.trainers.task_metrics import TaskAccuracy
 
     if recipe.init_from is None:
         raise ValueError("init_from is missing: give the folder or hub id of a pre-trained encoder.")
     writable_folder(recipe.output_dir)
-    args = training_arguments(TrainingArguments, recipe.output_dir, recipe.training)
+    args = training_arguments(TrainingArguments, recipe.output_dir, _with_selection(recipe))
     set_seed(args.seed)
+    data = find_data(recipe)
     processor = AutoProcessor.from_pretrained(recipe.init_from)
-    model = _build_model(recipe)
+    model = _build_model(recipe, data.answers)
     check_text_length(recipe.data, model.config)
-    trainer = GuardedTrainer(
+    collator, eval_collator = task_collators(recipe, data, processor, args.seed)
+    image_attack, text_attack = build_attacks(recipe.attack, processor.tokenizer, recipe.data.max_text_length)
+    trainer = FinetuneTrainer(
         model=model,
         args=args,
-        train_dataset=load_training_data(recipe.data, args.seed),
-        data_collator=task_collator(recipe, processor),
+        train_dataset=load_training_data(recipe.data, args, data.train),
+        eval_dataset=None if args.eval_strategy == "no" else validation_rows(recipe, data),
+        data_collator=collator,
+        eval_collator=eval_collator,
+        compute_metrics=TaskAccuracy(),
         processing_class=processor,
         optimizers=(_optimizer(model, recipe, args), None),
+        image_attack=image_attack,
+        text_attack=text_attack,
+        adversarial_weight=recipe.adversarial_weight,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     return trainer
 
 
-def task_collator(recipe: FinetuneRecipe, processor: Any) -> Any:
-    """Collator of the recipe's task, with `text` and `labels`."""
-    from rmcl_hub.datasets_scripts.openpairs import vqa_answers
-    from rmcl_hub.datasets_scripts.task_collators import QuestionCollator, StatementCollator
-
-    settings: dict[str, Any] = {
-        "max_text_length": recipe.data.max_text_length,
-        "max_unreadable": recipe.data.max_unreadable,
+def _with_selection(recipe: FinetuneRecipe) -> dict[str, Any]:
+    """The recipe's training section over the defaults that keep the best checkpoint by validation."""
+    given = {**recipe.training, "batch_eval_metrics": True}  # accuracy adds up; no logits are kept
+    strategy = given.setdefault("eval_strategy", "epoch" if recipe.data.corpora else "no")
+    if strategy == "no":
+        return given
+    selection = {
+        "save_strategy": strategy,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+        "save_total_limit": 1,  # and the best one
+        "per_device_eval_batch_size": given.get("per_device_train_batch_size", 8),
     }
-    if recipe.task == "vqa":
-        return QuestionCollator(processor, vqa_answers(), **settings)
-    return StatementCollator(processor, **settings)
+    if "eval_steps" in given:
+        selection["save_steps"] = given["eval_steps"]
+    return {**selection, **given}
 
 
 def load_finetuned(task: str, folder: Any) -> tuple[Any, Any]:
@@ -74,29 +94,58 @@ def load_finetuned(task: str, folder: Any) -> tuple[Any, Any]:
 
 
 def _model_class(task: str) -> Any:
-    from rmcl_hub.modeling_rmcl import RMCLViltForImagesAndTextClassification, RMCLViltForQuestionAnswering
+    from rmcl_hub.modeling_rmcl import (
+        RMCLViltForImageAndTextRetrieval,
+        RMCLViltForImagesAndTextClassification,
+        RMCLViltForQuestionAnswering,
+    )
 
-    return {"vqa": RMCLViltForQuestionAnswering, "nlvr2": RMCLViltForImagesAndTextClassification}[task]
+    return {
+        "vqa": RMCLViltForQuestionAnswering,
+        "nlvr2": RMCLViltForImagesAndTextClassification,
+        "snli_ve": RMCLViltForImagesAndTextClassification,
+        "retrieval": RMCLViltForImageAndTextRetrieval,
+    }[task]
 
 
-def _build_model(recipe: FinetuneRecipe) -> Any:
-    from rmcl_hub.datasets_scripts.openpairs import vqa_answers
+def _build_model(recipe: FinetuneRecipe, answers: Any) -> Any:
+    from rmcl_hub.datasets_scripts.schema import ENTAILMENT_LABELS
 
-    model_class = _model_class(recipe.task)
+    load = _model_class(recipe.task).from_pretrained
     if recipe.task == "vqa":
-        answers = dict(enumerate(vqa_answers()))
-        ids = {name: index for index, name in answers.items()}
-        model = model_class.from_pretrained(
-            recipe.init_from, id2label=answers, label2id=ids, problem_type=recipe.problem_type
-        )
-    else:
-        model = model_class.from_pretrained(
-            recipe.init_from, num_images=2, modality_type_vocab_size=3, ignore_mismatched_sizes=True
-        )
+        model = load(recipe.init_from, **_class_names(answers), problem_type=recipe.problem_type)
+    elif recipe.task == "snli_ve":
+        model = load(recipe.init_from, **_class_names(ENTAILMENT_LABELS), num_images=1)
+    elif recipe.task == "nlvr2":
+        model = load(recipe.init_from, num_images=2, modality_type_vocab_size=3, ignore_mismatched_sizes=True)
         _copy_modality_types(model, recipe.init_from)
+    else:
+        model, info = load(recipe.init_from, output_loading_info=True)
+        if "rank_output.weight" in info["missing_keys"]:
+            _start_from_matching_head(model, recipe.init_from)
     if recipe.freeze_encoder:
         model.vilt.requires_grad_(False)
     return model
+
+
+def _class_names(names: Any) -> dict[str, Any]:
+    labels = dict(enumerate(names))
+    return {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+
+
+def _start_from_matching_head(model: Any, init_from: str | None) -> None:
+    """Rank by the true-pair logit of image-text matching, if the checkpoint has learned one."""
+    from rmcl_hub.modeling_rmcl import RMCLViltForPreTraining
+
+    pretrained, info = RMCLViltForPreTraining.from_pretrained(init_from, output_loading_info=True)
+    if "itm_score.weight" in info["missing_keys"]:
+        logger.warning(
+            "%s has no image-text matching head (itm_score), so the ranking starts anew and needs longer; "
+            "pre-train with the objective itm to have one.",
+            init_from,
+        )
+    else:
+        model.copy_itm_head(pretrained.itm_score)
 
 
 def _copy_modality_types(model: Any, init_from: str | None) -> None:

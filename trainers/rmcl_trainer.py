@@ -1,6 +1,5 @@
 """RMCL: attack the clean pairs on the fly and pull attacked and clean joint embeddings together."""
 
-import random
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from rmcl_hub.modeling_rmcl.contrastive_losses import (
 from rmcl_hub.modeling_rmcl.momentum_encoder import MomentumEncoder
 
 from .arguments import RMCLArguments
+from .attack_seeding import seed_attack
 from .guarded_trainer import GuardedTrainer
 from .view_statistics import view_statistics
 
@@ -117,8 +117,9 @@ class RMCLTrainer(GuardedTrainer):
         row = torch.arange(len(key), device=key.device) + self.args.process_index * len(key)
         batch = {**inputs, "positive_key": key, "row": row}  # the row among the keys of all processes
         objective, attacked = self._adversary(encoder, gather_embeddings(key)), {}
+        place = (self.state.global_step, len(self._pending_keys), self.args.process_index)
         for view, attack in self.attacks.items():
-            self._seed(attack)
+            seed_attack(attack, self.args.seed, place)
             attacked[view] = attack(batch, objective)
             self.encoder_passes += attacked[view].forwards + attacked[view].backwards
         self._record(view_statistics(batch, attacked))
@@ -164,13 +165,6 @@ class RMCLTrainer(GuardedTrainer):
         self._pending_keys.clear()
 
     # Around the step ----------------------------------------------------------------------------------------
-
-    def _seed(self, attack: Attack) -> None:
-        """Make an attack's draws a function of seed, step, micro-batch and process: a resumed run repeats."""
-        generator: torch.Generator | None = getattr(attack, "generator", None)
-        if generator is not None:
-            place = (self.state.global_step, len(self._pending_keys), self.args.process_index)
-            generator.manual_seed(random.Random(f"{self.args.seed} {place}").getrandbits(63))
 
     def _pretraining_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
         targets = ("mlm_input_ids", "mlm_labels", "itm_image_index", "itm_labels")
