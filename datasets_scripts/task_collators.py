@@ -2,10 +2,11 @@
 
 import logging
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import ProcessorMixin
 
 from .images import ImageTooLargeError, UnreadableImageError, decode_image
@@ -18,9 +19,9 @@ Batch = dict[str, Any]
 class PairCollator:
     """Clean batch of pairs: `pixel_values`, `pixel_mask`, `input_ids`, `attention_mask`, `text`.
 
-    A pair whose image cannot be read is replaced by another pair of the same batch, so that batches keep
-    their size on every process; it is counted in `unreadable` and logged. More than `max_unreadable` stop the
-    run.
+    A pair whose image cannot be read, or is a mere strip, is replaced by another pair of the same batch, so
+    that batches keep their size on every process; it is counted in `unreadable` and logged. More than
+    `max_unreadable` stop the run.
 
     What is drawn depends on `seed`, `epoch` and the pairs alone, not on the global random state: a resumed
     run, and one on more processes, draws the same captions.
@@ -31,6 +32,8 @@ class PairCollator:
         max_unreadable: Images that may be skipped before the run stops (per data-loader worker).
         draw_caption: Draw one of an image's captions in every epoch; else take the first.
         seed: Seed of the draws.
+        transform: Random change of the decoded pictures, of training only, such as
+            `image_transforms.randaugment`; its second argument names what is drawn.
 
     Attributes:
         epoch: Set by `GuardedTrainer` when an epoch begins.
@@ -44,18 +47,23 @@ class PairCollator:
         max_unreadable: int = 10,
         draw_caption: bool = True,
         seed: int = 0,
+        transform: Callable[[Image.Image, str], Image.Image] | None = None,
     ) -> None:
         self.processor = processor
         self.max_text_length = max_text_length
         self.max_unreadable = max_unreadable
         self.draw_caption = draw_caption
         self.seed = seed
+        self.transform = transform
         self.epoch = 0
         self.unreadable: list[str] = []
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Collate dataset rows with `image`, `image_id` and `captions`."""
-        examples, images = self.readable(examples, "image")
+        return self.encode_pairs(*self.readable(examples, "image"))
+
+    def encode_pairs(self, examples: Sequence[dict[str, Any]], images: list[Any]) -> Batch:
+        """Process rows and their decoded pictures, with one of each row's captions."""
         return self.encode(images, [self._caption(example) for example in examples])
 
     def encode(self, images: list[Any], texts: list[str]) -> Batch:
@@ -80,9 +88,7 @@ class PairCollator:
         good, images = [], []
         for example in examples:
             try:
-                images.append(
-                    [decode_image(example[column], example.get("image_id", "?")) for column in columns]
-                )
+                images.append([self._picture(example, column) for column in columns])
                 good.append(example)
             except (UnreadableImageError, ImageTooLargeError) as error:
                 self._skip(error)
@@ -93,6 +99,23 @@ class PairCollator:
             )
         rows = [index % len(good) for index in range(len(examples))]
         return [good[row] for row in rows], [image for row in rows for image in images[row]]
+
+    def _picture(self, example: dict[str, Any], column: str) -> Image.Image:
+        name = example.get("image_id", example.get("identifier", "?"))  # statements have two pictures
+        picture = decode_image(example[column], name)
+        self._check_shape(picture, name)
+        return picture if self.transform is None else self.transform(picture, self._draws(name, column))
+
+    def _check_shape(self, picture: Image.Image, name: str) -> None:
+        """Refuse what ViLT's resize would leave without a single patch: strips of about 1 to 20."""
+        processor = self.processor.image_processor
+        longer = int(1333 / 800 * processor.size["shortest_edge"])  # ViLT's limit of the longer side
+        if int(longer * min(picture.size) / max(picture.size) + 0.5) < processor.size_divisor:
+            raise UnreadableImageError(
+                f"image {name!r} has {picture.width} x {picture.height} pixels: with its longer side at the "
+                f"{longer} that the processor allows, the shorter one is below a patch of "
+                f"{processor.size_divisor}; crop the picture."
+            )
 
     def _skip(self, error: Exception) -> None:
         self.unreadable.append(str(error))
@@ -113,8 +136,11 @@ class PairCollator:
             )
         return self._random(example["image_id"]).choice(captions) if self.draw_caption else captions[0]
 
-    def _random(self, *pairs: str) -> random.Random:
-        return random.Random(f"{self.seed} {self.epoch} {pairs}")  # a string's seed is the same everywhere
+    def _draws(self, *names: str) -> str:
+        return f"{self.seed} {self.epoch} {names}"
+
+    def _random(self, *names: str) -> random.Random:
+        return random.Random(self._draws(*names))  # a string's seed is the same everywhere
 
 
 class QuestionCollator(PairCollator):

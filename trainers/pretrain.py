@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def main(argv: list[str] | None = None) -> int:
     """Pre-train as a recipe says; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    description = "Pre-train ViLT, or make it robust by RMCL."
+    description = "Pre-train ViLT, or make it robust by RMCL; MCL is the control."
     trainer = pretrain(recipe_from_command_line(PretrainRecipe, "rmcl-hub pretrain", description, argv))
     logger.info("Saved to %s", trainer.args.output_dir)
     return 0
@@ -66,31 +66,44 @@ def _build_model(recipe: PretrainRecipe, processor: Any) -> Any:
 
 
 def _build_trainer(recipe: PretrainRecipe, args: Any, model: Any, processor: Any) -> Any:
-    from rmcl_hub.datasets_scripts.task_collators import PairCollator
+    from rmcl_hub.trainers.clean_views import PreparedView
     from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
-    from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
     from rmcl_hub.trainers.rmcl_trainer import RMCLTrainer
 
-    collating = {
-        "max_text_length": recipe.data.max_text_length,
-        "max_unreadable": recipe.data.max_unreadable,
-        "seed": args.seed,
-    }
-    if recipe.stage == "vilt" or args.pretraining_weight:
-        collator = PretrainingCollator(processor, recipe.objectives, **collating)
-    else:
-        collator = PairCollator(processor, **collating)
     common = {
         "model": model,
         "args": args,
         "train_dataset": load_training_data(recipe.data, args),
-        "data_collator": collator,
+        "data_collator": _build_collator(recipe, args, processor),
         "processing_class": processor,
     }
     if recipe.stage == "vilt":
         return GuardedTrainer(**common)
-    image_attack, text_attack = build_attacks(recipe.attack, processor.tokenizer, recipe.data.max_text_length)
-    return RMCLTrainer(**common, image_attack=image_attack, text_attack=text_attack)
+    attacks: Any = (PreparedView("image"), PreparedView("text"))
+    if recipe.stage == "rmcl":
+        attacks = build_attacks(recipe.attack, processor.tokenizer, recipe.data.max_text_length)
+    return RMCLTrainer(**common, image_attack=attacks[0], text_attack=attacks[1])
+
+
+def _build_collator(recipe: PretrainRecipe, args: Any, processor: Any) -> Any:
+    from rmcl_hub.attacks.synonyms import SynonymTable
+    from rmcl_hub.datasets_scripts.image_transforms import randaugment
+    from rmcl_hub.datasets_scripts.task_collators import PairCollator
+    from rmcl_hub.trainers.clean_views import CleanViewCollator
+    from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
+
+    settings: dict[str, Any] = {
+        "max_text_length": recipe.data.max_text_length,
+        "max_unreadable": recipe.data.max_unreadable,
+        "seed": args.seed,
+        "transform": randaugment if recipe.data.augment else None,
+    }
+    objectives = recipe.objectives if recipe.stage == "vilt" or args.pretraining_weight else []
+    if recipe.stage == "mcl":
+        return CleanViewCollator(processor, SynonymTable.load(), args.views, objectives, **settings)
+    if objectives:
+        return PretrainingCollator(processor, objectives, **settings)
+    return PairCollator(processor, **settings)
 
 
 def build_attacks(recipe: AttackRecipe, tokenizer: Any, max_text_length: int) -> tuple[Any, Any]:

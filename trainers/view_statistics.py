@@ -16,13 +16,14 @@ def view_statistics(clean: dict[str, Any], attacked: dict[str, AttackResult]) ->
         attacked: Results by view, `image` and/or `text`.
 
     Returns:
-        `attack_gain_<view>`: loss after minus before. `delta_norm`: mean over the pixels that are not padding
-        of the L2 norm over channels, in [0, 1] pixel units (thesis Fig. 4.16). `word_change_rate`: share of
-        changed words (thesis Fig. 4.17).
+        `attack_gain_<view>`: loss after minus before; a view that is made without the model has none.
+        `delta_norm`: mean over the pixels that are not padding of the L2 norm over channels, in [0, 1] pixel
+        units (thesis Fig. 4.16). `word_change_rate`: share of changed words (thesis Fig. 4.17).
     """
     values: dict[str, Tensor | float] = {
         f"attack_gain_{view}": (result.loss_after - result.loss_before).mean()
         for view, result in attacked.items()
+        if result.forwards
     }
     if "image" in attacked:
         delta = attacked["image"].batch["pixel_values"] - clean["pixel_values"]
