@@ -90,6 +90,7 @@ def validation_rows(recipe: FinetuneRecipe, data: FinetuneData) -> Any:
 
 def task_collators(recipe: FinetuneRecipe, data: FinetuneData, processor: Any, seed: int) -> tuple[Any, Any]:
     """Collators of training and of validation rows, which draw nothing."""
+    from rmcl_hub.datasets_scripts.image_transforms import randaugment
     from rmcl_hub.datasets_scripts.retrieval_collator import RetrievalCollator
     from rmcl_hub.datasets_scripts.task_collators import (
         EntailmentCollator,
@@ -101,8 +102,9 @@ def task_collators(recipe: FinetuneRecipe, data: FinetuneData, processor: Any, s
         "max_text_length": recipe.data.max_text_length,
         "max_unreadable": recipe.data.max_unreadable,
         "seed": seed,
+        "transform": randaugment if recipe.data.augment else None,
     }
-    validation = {**training, "draw_caption": False, "seed": 0}
+    validation = {**training, "draw_caption": False, "seed": 0, "transform": None}
     if recipe.task == "vqa":
         return tuple(QuestionCollator(processor, data.answers, **kwargs) for kwargs in (training, validation))
     if recipe.task == "retrieval":
