@@ -39,19 +39,21 @@ class Columns:
 VQA_COLUMNS = Columns(id="question_id", cluster="concept", question_type="question_type")
 # The concept of a pair of pictures is the pair; statements that share one picture only count as independent.
 NLVR2_COLUMNS = Columns(id="identifier", cluster="concept", question_type="statement_type")
+ENTAILMENT_COLUMNS = Columns(id="pair_id", cluster="concept", question_type="")
 CAPTION_COLUMNS = Columns(id="image_id", cluster="concept", question_type="")
 
 
 @dataclass(frozen=True)
 class Decision:
     """What a model says about a batch: label, prediction, whether it is right, and its loss; each of shape
-    `(B,)`.
+    `(B,)`. Where answers are right to a degree, as in VQA v2, `score` is that of the prediction, in [0, 1].
     """
 
     label: Tensor
     prediction: Tensor
     correct: Tensor
     loss: Tensor
+    score: Tensor | None = None
 
 
 Decide = Callable[[Tensor, Batch], Decision]
@@ -154,8 +156,10 @@ def attack_examples(
 
 
 def _worst(rows: Sequence[Outcome]) -> Outcome:
-    """Wrong beats right, then wrong at 8 bits, then the higher loss."""
-    return max(rows, key=lambda row: (not row.adversarial_correct, not row.correct_8bit, row.loss_after))
+    """Wrong beats right, then wrong at 8 bits, then the higher loss. The soft score is the lowest of all."""
+    worst = max(rows, key=lambda row: (not row.adversarial_correct, not row.correct_8bit, row.loss_after))
+    scores = [row.adversarial_score for row in rows if row.adversarial_score is not None]
+    return replace(worst, adversarial_score=min(scores, default=None))
 
 
 def _rows_of(attacked: Mapping[str, Batch], chosen: Sequence[str]) -> Batch:
@@ -352,6 +356,8 @@ def _outcomes(
             num_words=len(batch["text"][i].split()),
             text=batch["text"][i],
             adversarial_text=attacked["text"][i],
+            clean_score=None if clean.score is None else float(clean.score[i]),
+            adversarial_score=None if adversarial.score is None else float(adversarial.score[i]),
         )
         for i, row in enumerate(rows)
     ]

@@ -270,14 +270,18 @@ def attacks_are_new(evidence: Evidence) -> Found:
 
 
 def splits_are_apart(evidence: Evidence) -> Found:
-    """18: no picture of the test is in the training data, and the sample is random."""
+    """18: no picture of the test is in the training data, the protocol is sound, and the sample is random."""
     overlap, sampling = evidence.setting.overlap, evidence.setting.sampling
+    faults = evidence.setting.protocol["contamination"]
+    warning = f"contaminated protocol: {faults}; " if faults else ""
     if overlap is None:
-        return "not measured", f"{sampling}; pass train_dataset to compare the pictures"
+        status = "fail" if faults else "not measured"
+        return status, f"{warning}{sampling}; pass train_dataset to compare the pictures"
+    how = f" ({overlap['how']})" if "how" in overlap else ""
     return _result(
-        overlap["same_pixels"] == 0 and overlap["same_ids"] == 0,
-        f"{overlap['same_pixels']} of {overlap['num_test_images']} test pictures and {overlap['same_ids']} "
-        f"ids are in the training data too; {sampling}",
+        not faults and overlap["same_pixels"] == 0 and overlap["same_ids"] == 0,
+        f"{warning}{overlap['same_pixels']} of {overlap['num_test_images']} test pictures and "
+        f"{overlap['same_ids']} ids are in the training data too{how}; {sampling}",
     )
 
 

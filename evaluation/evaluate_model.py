@@ -17,24 +17,27 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate as the command line says; returns the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from .protocol_data import load_protocol_data
     from .robustness import evaluate_robustness
     from .robustness_report import write_robustness_report
     from .tasks import build_task
 
     try:
         model, processor = load_model(arguments.model, arguments.task)
+        data = load_protocol_data(arguments.task, arguments.data, arguments.protocol, arguments.split)
         task = build_task(arguments.task, model, processor)
         evaluation = evaluate_robustness(
             model,
             processor,
-            load_task_data(task, arguments.split),
+            task_rows(task, data.test),
             task,
             arguments.threat,
             batch_size=arguments.batch_size,
             effort=arguments.effort,
             max_examples=arguments.max_examples,
             seed=arguments.seed,
-            train_dataset=load_task_data(task, "train"),
+            train_dataset=data.train,
+            protocol=data.entry,
             trained_with=arguments.trained_with,
             defence=arguments.defence,
             control=arguments.control,
@@ -51,7 +54,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def summary_lines(record: dict[str, Any]) -> Iterator[str]:
-    """A Markdown table of the threat models, and why a verdict is not `trusted`."""
+    """The protocol, a Markdown table of the threat models, and why a verdict is not `trusted`."""
+    from .protocol_data import describe_protocol
+    from .robustness_report import task_measures
+
+    protocol = record["protocol"]
+    yield f"{record['task']}: {describe_protocol(protocol) or 'rows without a protocol'}"
+    if protocol["contamination"]:
+        yield f"CONTAMINATED, not to be compared with other protocols: {protocol['contamination']}"
+    yield ""
     yield "| threat model | clean | robust [95 %] | attack success | at 8 bits | verdict |"
     yield "|---|---|---|---|---|---|"
     for name, threat in record["threats"].items():
@@ -64,6 +75,12 @@ def summary_lines(record: dict[str, Any]) -> Iterator[str]:
             f"| {name} | {_percent(clean)} | {_percent(robust)} [{100 * robust['low']:.1f}, "
             f"{100 * robust['high']:.1f}] | {_percent(success)} | {_percent(rounded)} | {threat['verdict']} |"
         )
+    for label, measured in task_measures(record).items():
+        values = "; ".join(
+            f"{name} {100 * value['clean']:.1f} and {100 * value['robust']:.1f}"
+            for name, value in measured.items()
+        )
+        yield f"\n{label}, clean and under attack: {values}"
     for name, threat in record["threats"].items():
         publishable = "" if threat["publishable"] else "; not for publication"
         yield f"\n{name}: {threat['verdict']}{publishable}"
@@ -77,14 +94,14 @@ def _percent(rate: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rmcl-hub evaluate", description=__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of a model with its processor")
-    parser.add_argument("--task", required=True, help="vqa, nlvr2, matching or mlm")
+    parser.add_argument("--task", required=True, help="vqa, nlvr2, snli_ve, matching or mlm")
     parser.add_argument(
         "--threat",
         required=True,
         action="append",
         help="a preset such as linf-4, words-20pct, joint-linf-4-words-20pct, or a YAML file; repeatable",
     )
-    parser.add_argument("--split", default="test", help="split of the embedded data (default: test)")
+    add_data_arguments(parser)
     parser.add_argument("--max-examples", type=int, help="seeded random subset of this size (default: all)")
     parser.add_argument(
         "--effort", default="standard", help="quick, standard (default) or full, which is AutoAttack's"
@@ -106,6 +123,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is tested on, see `protocol_data.load_protocol_data`."""
+    parser.add_argument(
+        "--data",
+        metavar="LOCATION",
+        help="folder that `rmcl-hub data prepare` wrote, or hf://datasets/USER/NAME@REVISION "
+        "(default: the embedded openpairs)",
+    )
+    parser.add_argument("--protocol", help="of the corpus: clean (default) or thesis")
+    parser.add_argument("--split", help="of the embedded data (default: test)")
+
+
 def load_model(name: str, task: str) -> tuple[Any, Any]:
     """The head of a task with its processor, from a folder or the Hub, in eval mode.
 
@@ -120,6 +149,7 @@ def load_model(name: str, task: str) -> tuple[Any, Any]:
     classes = {
         "vqa": modeling_rmcl.RMCLViltForQuestionAnswering,
         "nlvr2": modeling_rmcl.RMCLViltForImagesAndTextClassification,
+        "snli_ve": modeling_rmcl.RMCLViltForImagesAndTextClassification,
         "matching": modeling_rmcl.RMCLViltForPreTraining,
         "mlm": modeling_rmcl.RMCLViltForMaskedLM,
     }
@@ -130,14 +160,12 @@ def load_model(name: str, task: str) -> tuple[Any, Any]:
     return classes[task].from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
 
 
-def load_task_data(task: "Task", split: str) -> Any:
-    """Rows of the embedded openpairs data for a task; those without a word to mask are left out."""
-    from rmcl_hub.datasets_scripts.openpairs import load_openpairs
+def task_rows(task: "Task", dataset: Any) -> Any:
+    """Rows of a task from its data's: false pairs are made, captions without a word to mask left out."""
     from rmcl_hub.datasets_scripts.task_collators import MaskedWordCollator
 
     from .tasks import matching_pairs
 
-    dataset = load_openpairs({"vqa": "vqa", "nlvr2": "nlvr2"}.get(task.name, "captions"), split)
     if task.name == "matching":
         return matching_pairs(dataset)
     if isinstance(task.collate, MaskedWordCollator):

@@ -19,6 +19,7 @@ from .attack_plan import AttackPlan
 from .attack_suite import SANITY, Effort, Suite, SuiteInputs, build_suite
 from .epsilon_curve import curve_of_batches
 from .outcomes import AttackCost, Outcome
+from .protocol_data import UNNAMED, ProtocolEntry
 from .split_hygiene import Overlap
 from .task_attack import attack_task, task_objective
 from .tasks import Task
@@ -46,6 +47,7 @@ class Setting:
         sampling: How the examples were drawn, in words.
         control: Which model was evaluated on the same examples to compare with, if there is one.
         float32: Whether all parameters are float32.
+        protocol: Which data the numbers are about, and what is wrong with them.
     """
 
     task: str
@@ -58,6 +60,7 @@ class Setting:
     sampling: str
     control: str | None
     float32: bool
+    protocol: ProtocolEntry = field(default_factory=UNNAMED.copy)
 
 
 @dataclass

@@ -43,6 +43,8 @@ class Outcome:
         num_words: Words of the clean text.
         text: The clean text.
         adversarial_text: The attacked text.
+        clean_score: Soft score of the clean prediction, in [0, 1]; None for tasks without.
+        adversarial_score: The same under attack; of a union the lowest of its members.
     """
 
     id: str
@@ -64,6 +66,8 @@ class Outcome:
     num_words: int
     text: str
     adversarial_text: str
+    clean_score: float | None = None
+    adversarial_score: float | None = None
 
 
 @dataclass(frozen=True)

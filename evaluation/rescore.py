@@ -19,6 +19,7 @@ from .attack_loop import pixel_change
 from .metrics import within_radius, words_changed
 from .outcomes import Outcome
 from .probes import right_answers_of
+from .protocol_data import EMBEDDED, UNNAMED, check_same_protocol, load_protocol_data
 from .provenance import model_digest
 from .robustness import read_evaluation
 from .robustness_record import read_record
@@ -162,6 +163,24 @@ def _table(results: Sequence[Rescored]) -> Iterator[str]:
         )
 
 
+def _evaluated_rows(record: dict[str, Any], location: str | None) -> Any:
+    """The rows that the record's protocol tests on.
+
+    Raises:
+        ValueError: If it names none, or the corpus at the location is another one.
+    """
+    entry = record["protocol"]
+    if entry["name"] == UNNAMED["name"]:
+        raise ValueError(
+            "the record names no protocol, because a program passed the rows; call rescore() with them."
+        )
+    if entry["name"] == EMBEDDED:
+        return load_protocol_data(record["task"], split=entry["splits"][0]).test
+    data = load_protocol_data(record["task"], location or entry["location"], entry["name"])
+    check_same_protocol(entry, data.entry)
+    return data.test
+
+
 def main(argv: list[str] | None = None) -> int:
     """Rescore as the command line says.
 
@@ -171,16 +190,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rmcl-hub rescore", description=__doc__)
     parser.add_argument("folder", type=Path, help="output folder of `rmcl-hub evaluate`")
     parser.add_argument("--model", required=True, help="folder or Hub id of the model")
-    parser.add_argument("--split", default="test", help="split that was evaluated (default: test)")
+    parser.add_argument("--data", help="where the evaluated corpus is now (default: where it was)")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from .evaluate_model import load_model, load_task_data
+    from .evaluate_model import load_model, task_rows
 
     try:
         record = read_record(arguments.folder)
         model, processor = load_model(arguments.model, record["task"])
         task = build_task(record["task"], model, processor)
-        dataset = load_task_data(task, arguments.split)
+        dataset = task_rows(task, _evaluated_rows(record, arguments.data))
         results = rescore(arguments.folder, model, processor, dataset, task)
     except (OSError, ValueError) as error:
         logger.error("rmcl-hub rescore: %s", error)

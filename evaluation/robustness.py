@@ -17,10 +17,12 @@ from .attack_plan import AttackPlan, plan_attacks
 from .attack_suite import LossAttack
 from .compare import compare_models
 from .evidence import Setting, gather_evidence
+from .file_overlap import PreparedSplits, file_overlap
 from .outcomes import Outcome, load_outcomes, save_outcomes
+from .protocol_data import UNNAMED, ProtocolEntry, check_same_protocol, describe_protocol
 from .results import Comparison, write_atomically
 from .robustness_record import EVALUATION_FILE, build_record, read_record
-from .split_hygiene import image_overlap
+from .split_hygiene import Overlap, image_overlap
 from .task_attack import attack_task
 from .tasks import Task, build_task
 from .victims import as_victim
@@ -61,6 +63,7 @@ def evaluate_robustness(
     max_examples: int | None = None,
     seed: int = 0,
     train_dataset: Any = None,
+    protocol: ProtocolEntry | None = None,
     trained_with: Sequence[str] = (),
     defence: str | None = None,
     adaptive_attacks: Mapping[str, Attack | LossAttack] | None = None,
@@ -78,15 +81,17 @@ def evaluate_robustness(
         model: Of `rmcl_hub`, Transformers' ViLT, an image classifier, or a `Victim` of your own.
         processor: The processor that the model was trained with.
         dataset: Map-style data with the task's columns, see `tasks.build_task`.
-        task: `"vqa"`, `"nlvr2"`, `"matching"`, `"mlm"`, `"image-classification"`, or a `Task` of your own.
+        task: `"vqa"`, `"nlvr2"`, `"snli_ve"`, `"matching"`, `"mlm"`, `"image-classification"`, or a `Task` of
+            your own.
         threat_models: Presets or YAML files (`ThreatModel.load`), or names of your own to threat models.
         batch_size: Examples per batch.
         effort: `"full"` (AutoAttack's 100 steps and 5000 queries), `"standard"` (half and a fifth of it) or
             `"quick"` (a fifth and a twenty-fifth).
         max_examples: A seeded random subset of this size; None takes all.
         seed: Of the subset and of the random attacks.
-        train_dataset: What the model was trained on, to show that no image is in both. Without it the audit
-            refuses publication.
+        train_dataset: What the model was trained on, rows or the `PreparedSplits` of the same corpus, to show
+            that no image is in both. Without it the audit refuses publication.
+        protocol: What the data are, as `load_protocol_data` says; None: rows of your own.
         trained_with: Names of the attacks that training or model selection used, such as `"pgd"`.
         defence: What the model does at test time against attacks, in words; `"none"` if nothing. Without it,
             and for a defence without `adaptive_attacks`, the verdict is `non-adaptive`.
@@ -101,7 +106,8 @@ def evaluate_robustness(
 
     Raises:
         ValueError: If the data are empty, the model is in training mode or random, a threat model is unknown
-            or does not fit the model, or a label is outside the head. The message says what to do.
+            or does not fit the model, a label is outside the head, or the control's protocol is another one.
+            The message says what to do.
     """
     controlled = None if control is None else read_evaluation(control)
     task = task if isinstance(task, Task) else build_task(task, model, processor)
@@ -117,6 +123,7 @@ def evaluate_robustness(
         adaptive=adaptive_attacks or {},
     )
     if controlled is not None:
+        check_same_protocol(controlled.record["protocol"], protocol or UNNAMED)
         _check_control(controlled.record, plan)
     setting = Setting(
         task=task.name,
@@ -124,11 +131,12 @@ def evaluate_robustness(
         trained_with=list(trained_with),
         defence=plan.victim.defence,
         adaptive=list(adaptive_attacks or {}),
-        overlap=None if train_dataset is None else image_overlap(train_dataset, plan.examples),
+        overlap=None if train_dataset is None else _overlap(train_dataset, plan.examples),
         stored=output_dir is not None,
         sampling=plan.sampling,
         control=None if controlled is None else _model_name(controlled.record),
         float32=all(parameter.dtype == torch.float32 for parameter in plan.victim.module.parameters()),
+        protocol=protocol or UNNAMED,
     )
     result = _attack(plan, num_pairs, output_dir)
     evidence = gather_evidence(plan, result, setting)
@@ -141,6 +149,10 @@ def evaluate_robustness(
     if output_dir:
         evaluation.save(output_dir)
     return evaluation
+
+
+def _overlap(train: Any, examples: Any) -> Overlap:
+    return (file_overlap if isinstance(train, PreparedSplits) else image_overlap)(train, examples)
 
 
 def _attack(plan: AttackPlan, num_pairs: int, output_dir: str | Path | None) -> RobustnessResult:
@@ -193,6 +205,6 @@ def _compare(control: Evaluation, treated: Evaluation, seed: int) -> list[Compar
         {seed: sides[0]},
         {seed: sides[1]},
         task=treated.record["task"],
-        protocol="",
+        protocol=describe_protocol(treated.record["protocol"]),
         labels=("the control", "this model"),
     )

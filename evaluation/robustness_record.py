@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .attack_loop import RobustnessResult
 from .attack_plan import AttackPlan
 from .audit import judge
@@ -16,7 +18,7 @@ from .outcomes import OVERALL, summarise
 from .provenance import batch_digest, code_revision, library_versions, model_digest
 
 EVALUATION_FILE = "evaluation.json"
-FORMAT = "rmcl-hub-evaluation/1"
+FORMAT = "rmcl-hub-evaluation/2"
 
 
 def build_record(
@@ -39,6 +41,7 @@ def build_record(
         "format": FORMAT,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "task": plan.task.name,
+        "protocol": {**setting.protocol},
         "answers": list(plan.task.answers),
         "model": {"class": type(plan.victim.module).__name__, "digest": model_digest(plan.victim.module)},
         "data": {
@@ -77,6 +80,7 @@ def _threat_record(
         "sentence": str(evidence.threat),
         **judge(evidence).to_dict(),
         "numbers": summaries["all"],
+        **_task_measures(evidence),
         "cost": asdict(evidence.costs["all"]),
         "attacks": {
             attack: {
@@ -91,6 +95,20 @@ def _threat_record(
         "probes": evidence.probes,
         "pairs": [pair for pair in result.pairs if pair["attack"] == name],
     }
+
+
+def _task_measures(evidence: Evidence) -> dict[str, dict[str, float]]:
+    """What papers on the task report beside accuracy, clean and under the worst attack of each example.
+
+    An attacker who would help leaves the example alone, as in robust accuracy.
+    """
+    worst = evidence.outcomes["all"]
+    before, after = [row.clean_score for row in worst], [row.adversarial_score for row in worst]
+    if any(score is None for score in (*before, *after)):
+        return {}
+    clean, attacked = np.array(before, dtype=float), np.array(after, dtype=float)
+    robust = np.minimum(clean, attacked)
+    return {"vqa_accuracy": {"clean": float(clean.mean()), "robust": float(robust.mean())}}
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from .audit_rules import broken
 from .charts import bar_chart, line_chart
 from .evaluation_schema import check_record
 from .outcomes import OVERALL, Outcome
+from .protocol_data import describe_protocol
 from .report import CONCLUSIONS, report_template, word_difference
 from .results import write_atomically
 from .rule_explanations import EXPLANATIONS
@@ -23,6 +24,7 @@ VERDICTS = {
     "non-adaptive": ("\u25b2", "unclear"),
     "unreliable": ("\u2716", "worse"),
 }
+TASK_MEASURES = {"vqa_accuracy": "VQA accuracy (mean soft score)", "consistency": "NLVR2 consistency"}
 STATUSES = {
     "fail": ("\u2716", "worse"),
     "not measured": ("?", "unclear"),
@@ -62,6 +64,8 @@ def render_robustness_report(record: dict[str, Any], outcomes: Sequence[Outcome]
     return report_template(TEMPLATE_FILE).render(
         record=record,
         name=record.get("name", record["model"]["class"]),
+        protocol=describe_protocol(record["protocol"]),
+        task_measures=task_measures(record),
         comparisons=record.get("comparisons", []),
         conclusions=CONCLUSIONS,
         verdicts=VERDICTS,
@@ -74,18 +78,25 @@ def render_robustness_report(record: dict[str, Any], outcomes: Sequence[Outcome]
     )
 
 
+def task_measures(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Measures of the task beside accuracy: name for readers to threat model to `clean` and `robust`."""
+    threats = record["threats"]
+    found = {
+        label: {name: threat[key] for name, threat in threats.items() if key in threat}
+        for key, label in TASK_MEASURES.items()
+    }
+    return {label: measured for label, measured in found.items() if measured}
+
+
 def _measured(record: dict[str, Any]) -> dict[str, str]:
     """What the numbers are about, line by line."""
     model, data, settings = record["model"], record["data"], record["settings"]
-    overlap = data["overlap"]
     return {
         "model": f"{model['class']}, parameters {model['digest']}",
         "task": record["task"],
+        **_protocol(record["protocol"]),
         "data": f"{data['sampling']}, digest {data['digest']}",
-        "training data": "not given, so not compared"
-        if overlap is None
-        else f"{overlap['same_pixels']} of {overlap['num_test_images']} test pictures and "
-        f"{overlap['same_ids']} ids are among its {overlap['num_train_images']} pictures too",
+        "training data": _overlap(data["overlap"]),
         "effort": f"{settings['effort']}: {settings['apgd_steps']} steps of APGD, "
         f"{settings['square_queries']} queries of Square, {settings['word_candidates']} substitutes per word",
         "seed": str(settings["seed"]),
@@ -97,6 +108,25 @@ def _measured(record: dict[str, Any]) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in record["code"]["versions"].items()),
         "date": record["date"],
     }
+
+
+def _overlap(overlap: dict[str, Any] | None) -> str:
+    if overlap is None:
+        return "not given, so not compared"
+    how = f", {overlap['how']}" if "how" in overlap else ""
+    return (
+        f"{overlap['same_pixels']} of {overlap['num_test_images']} test pictures and {overlap['same_ids']} "
+        f"ids are among its {overlap['num_train_images']} pictures too{how}"
+    )
+
+
+def _protocol(protocol: dict[str, Any]) -> dict[str, str]:
+    facts = {
+        "protocol": describe_protocol(protocol) or "rows that a caller passed",
+        "what is wrong with it": protocol["contamination"],
+        "read from": protocol["location"],
+    }
+    return {fact: value for fact, value in facts.items() if value}
 
 
 def _threat(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tqdm.auto import tqdm
 
@@ -21,12 +21,14 @@ class Overlap(TypedDict):
         same_pixels: Distinct pictures of the second that are in the first, pixel by pixel. A picture stored
             again at another size or quality is another one: near duplicates are not looked for.
         same_ids: Image ids that are in both.
+        how: What was compared with what, where it is not all pictures by their pixels (`file_overlap`).
     """
 
     num_train_images: int
     num_test_images: int
     same_pixels: int
     same_ids: int
+    how: NotRequired[str]
 
 
 def image_overlap(train: Iterable[dict[str, Any]], test: Iterable[dict[str, Any]]) -> Overlap:

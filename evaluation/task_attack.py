@@ -106,6 +106,7 @@ def _decide(victim: Victim, embedding: Tensor, batch: Batch) -> Decision:
         prediction=prediction,
         correct=is_correct(prediction, labels),
         loss=cross_entropy_to_label(logits, labels),
+        score=labels.gather(1, prediction[:, None]).squeeze(1) if labels.ndim == 2 else None,  # (batch,)
     )
 
 

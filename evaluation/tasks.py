@@ -8,6 +8,7 @@ import numpy as np
 
 from rmcl_hub.attacks.synonyms import STOP_WORDS
 from rmcl_hub.datasets_scripts.task_collators import (
+    EntailmentCollator,
     LabelledImageCollator,
     MaskedWordCollator,
     MatchingCollator,
@@ -15,7 +16,14 @@ from rmcl_hub.datasets_scripts.task_collators import (
     StatementCollator,
 )
 
-from .attack_loop import CAPTION_COLUMNS, NLVR2_COLUMNS, VQA_COLUMNS, Collate, Columns
+from .attack_loop import (
+    CAPTION_COLUMNS,
+    ENTAILMENT_COLUMNS,
+    NLVR2_COLUMNS,
+    VQA_COLUMNS,
+    Collate,
+    Columns,
+)
 from .victims import Victim
 
 
@@ -24,7 +32,8 @@ class Task:
     """A labelled task.
 
     Attributes:
-        name: `"vqa"`, `"nlvr2"`, `"matching"`, `"mlm"`, `"image-classification"`, or a name of your own.
+        name: `"vqa"`, `"nlvr2"`, `"snli_ve"`, `"matching"`, `"mlm"`, `"image-classification"`, or a name of
+            your own.
         collate: Rows to a batch with `text`, `labels` (class index `(batch,)` or soft scores `(batch,
             classes)`), `pixel_values`, `pixel_mask`, and `input_ids`, `attention_mask` of the texts.
         columns: Which columns name an example, its cluster and its stratum.
@@ -46,9 +55,9 @@ def build_task(name: str, model: Any, processor: Any, max_text_length: int | Non
 
     Rows of `"vqa"` have `image`, `question_id`, `question`, `question_type`, `concept`, `answers`, `scores`;
     of `"nlvr2"`: `left_image`, `right_image`, `identifier`, `statement`, `statement_type`, `concept`,
-    `label`; of `"matching"`: `image`, `image_id`, `concept`, `caption`, `label` (see `matching_pairs`); of
-    `"mlm"`: `image`, `image_id`, `concept`, `captions` (the first one is used); of `"image-classification"`:
-    `image`, `image_id`, `label`.
+    `label`; of `"snli_ve"`: `image`, `pair_id`, `hypothesis`, `concept`, `label`; of `"matching"`: `image`,
+    `image_id`, `concept`, `caption`, `label` (see `matching_pairs`); of `"mlm"`: `image`, `image_id`,
+    `concept`, `captions` (the first one is used); of `"image-classification"`: `image`, `image_id`, `label`.
 
     Raises:
         ValueError: If there is no such task, or the model's head does not fit it.
@@ -80,6 +89,15 @@ def _nlvr2(model: Any, processor: Any, max_text_length: int) -> Task:
     return Task("nlvr2", collator, NLVR2_COLUMNS, ("false", "true"), processor.tokenizer, max_text_length)
 
 
+def _snli_ve(model: Any, processor: Any, max_text_length: int) -> Task:
+    from rmcl_hub.datasets_scripts.schema import ENTAILMENT_LABELS  # imports datasets, which is slow
+
+    collator = EntailmentCollator(processor, max_text_length=max_text_length, max_unreadable=0)
+    return Task(
+        "snli_ve", collator, ENTAILMENT_COLUMNS, ENTAILMENT_LABELS, processor.tokenizer, max_text_length
+    )
+
+
 def _matching(model: Any, processor: Any, max_text_length: int) -> Task:
     if hasattr(model, "rank_output"):
         raise ValueError(
@@ -108,6 +126,7 @@ def _image_classification(model: Any, processor: Any, max_text_length: int) -> T
 _BUILDERS = {
     "vqa": _vqa,
     "nlvr2": _nlvr2,
+    "snli_ve": _snli_ve,
     "matching": _matching,
     "mlm": _masked_words,
     "image-classification": _image_classification,

@@ -16,6 +16,7 @@ from rmcl_hub.evaluation.epsilon_curve import EpsilonCurve
 from rmcl_hub.evaluation.evaluation_schema import check_record, evaluation_schema
 from rmcl_hub.evaluation.outcomes import AttackCost, AttackNumbers, Rate
 from rmcl_hub.evaluation.pictures import AttackedPair
+from rmcl_hub.evaluation.protocol_data import ProtocolEntry
 from rmcl_hub.evaluation.results import Comparison
 from rmcl_hub.evaluation.robustness import evaluate_robustness
 from rmcl_hub.evaluation.robustness_report import render_robustness_report
@@ -246,7 +247,10 @@ class TestSchema:
     def test_nested_fields_are_those_of_the_code(self):
         assert set(DEFS["probes"]["properties"]["curve"]["required"]) == set(EpsilonCurve.__annotations__)
         overlap = SCHEMA["properties"]["data"]["properties"]["overlap"]
-        assert set(overlap["required"]) == set(Overlap.__annotations__)
+        assert set(overlap["required"]) == Overlap.__required_keys__
+        assert set(overlap["properties"]) == set(Overlap.__annotations__)
+        protocol = SCHEMA["properties"]["protocol"]
+        assert set(protocol["required"]) == set(protocol["properties"]) == set(ProtocolEntry.__annotations__)
         assert {field.name for field in fields(Judgement)} <= set(DEFS["threat"]["required"])
 
     def test_choices_are_those_of_the_code(self):
