@@ -224,7 +224,7 @@ class RMCLTrainer(GuardedTrainer):
                     f"Cannot resume RMCL from {folder}: it holds no {STATE_FILE}. Give a checkpoint folder "
                     "that this trainer saved; weights alone can start a new run through init_from."
                 )
-            state = torch.load(Path(folder) / STATE_FILE, map_location=self.args.device, weights_only=True)
+            state = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
             self.encoder_passes = state["encoder_passes"]
             if self.key_branch is not None:
                 self.key_branch.load_state_dict(state["key_branch"])
