@@ -12,6 +12,8 @@ from rmcl_hub.datasets_scripts import miniatures
 WRITERS = {
     "coco_captions": miniatures.write_coco_captions,
     "visual_genome": miniatures.write_visual_genome,
+    "sbu_captions": miniatures.write_sbu_captions,
+    "conceptual_captions": miniatures.write_conceptual_captions,
     "flickr30k": miniatures.write_flickr30k,
 }
 

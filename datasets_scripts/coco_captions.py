@@ -8,7 +8,12 @@ from .official_folder import OfficialFolder
 from .schema import Row
 
 KARPATHY_FILE = "dataset_coco.json"
-_COCO_FILES = ("annotations/captions_train2014.json", "captions_train2014.json")
+KARPATHY_ARCHIVE = PublishedFile(
+    36745453,
+    "4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
+    "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
+)
+"""`caption_datasets.zip`, with the splits of COCO, Flickr30k and Flickr8k."""
 _KARPATHY = {"train": "train", "restval": "restval", "validation": "val", "test": "test"}
 
 
@@ -39,11 +44,7 @@ class CocoCaptions(OfficialBuilder):
             "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
             "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
         ),
-        "caption_datasets.zip": PublishedFile(
-            36745453,
-            "4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
-            "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
-        ),
+        "caption_datasets.zip": KARPATHY_ARCHIVE,
     }
     documented: ClassVar = {
         "train": SplitSize(82_783, 414_113),
@@ -57,7 +58,7 @@ class CocoCaptions(OfficialBuilder):
     @classmethod
     def has_split(cls, folder: OfficialFolder, split: str) -> bool:
         """Whether Karpathy's file is there, or for `train` COCO's own."""
-        return folder.has(KARPATHY_FILE) or (split == "train" and any(map(folder.has, _COCO_FILES)))
+        return folder.has(KARPATHY_FILE) or (split == "train" and folder.has(*coco_files("train2014")))
 
     @classmethod
     def read_rows(cls, folder: OfficialFolder, split: str) -> Iterator[Row]:
@@ -71,8 +72,25 @@ class CocoCaptions(OfficialBuilder):
                 yield _row(path, entry["cocoid"], [sentence["raw"] for sentence in entry["sentences"]])
 
 
+def coco_files(year: str) -> tuple[str, str]:
+    """Names of COCO's own captions of `train2014` or `val2014`: in their archive, and out of it."""
+    return f"annotations/captions_{year}.json", f"captions_{year}.json"
+
+
+def val2014_ids(folder: OfficialFolder) -> set[int]:
+    """COCO's ids of all pictures in val2014, which VQAv2 and Karpathy's splits test on.
+
+    Raises:
+        FileNotFoundError: If neither Karpathy's file nor COCO's own is in the folder.
+    """
+    if folder.has(KARPATHY_FILE):
+        images = folder.read_json(KARPATHY_FILE)["images"]
+        return {image["cocoid"] for image in images if image["filepath"] == "val2014"}
+    return {image["id"] for image in folder.read_json(*coco_files("val2014"))["images"]}
+
+
 def _train_from_coco(folder: OfficialFolder) -> Iterator[Row]:
-    content = folder.read_json(*_COCO_FILES)
+    content = folder.read_json(*coco_files("train2014"))
     captions: dict[int, list[str]] = {}
     for annotation in content["annotations"]:
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"])

@@ -7,11 +7,21 @@ from typing import Any
 import datasets
 
 from .coco_captions import CocoCaptions
+from .conceptual_captions import ConceptualCaptions
+from .flickr30k import Flickr30k
 from .official_builder import OfficialBuilder
+from .sbu_captions import SbuCaptions
 from .schema import FEATURES
 from .shards import MANIFEST, PreparedCorpus
+from .visual_genome import VisualGenome
 
-CORPORA: dict[str, type[OfficialBuilder]] = {"coco_captions": CocoCaptions}
+CORPORA: dict[str, type[OfficialBuilder]] = {
+    "coco_captions": CocoCaptions,
+    "visual_genome": VisualGenome,
+    "sbu_captions": SbuCaptions,
+    "conceptual_captions": ConceptualCaptions,
+    "flickr30k": Flickr30k,
+}
 
 
 def corpus_class(name: str) -> type[OfficialBuilder]:

@@ -1,21 +1,37 @@
 """Miniature caption corpora: a few dozen pairs in exactly the files and fields that the corpora publish."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from .miniature_pictures import MiniaturePicture, unusable_pictures, usable_pictures, write_tar, write_zip
 
 COUNT = 48
 """Usable pictures of a corpus; tasks on COCO's or Flickr30k's pictures take the same number."""
 OUTSIDE = "../outside.jpg"
+"""A name that leaves the corpus's folder."""
+_PAIRS_PER_TAR = 20
+_FETCHED = pa.schema(
+    [
+        *((name, pa.string()) for name in ("caption", "url", "key", "status", "error_message")),
+        *((name, pa.int32()) for name in ("width", "height", "original_width", "original_height")),
+        *((name, pa.string()) for name in ("exif", "sha256")),
+    ]
+)
 # Karpathy's names, of every eight pictures. Those that cannot be used are numbered so that they are in train.
 _COCO_SPLITS = ("train", "train", "train", "train", "restval", "val", "test", "test")
 _FLICKR_SPLITS = ("train", "train", "train", "train", "train", "train", "val", "test")
 _COCO_YEARS = {"train2014": ("train",), "val2014": ("restval", "val", "test")}
-_FIRST_OF_FLICKR, _FIRST_OF_GENOME = 500, 1000  # positions in openpairs, so that corpora differ
+# Positions in openpairs, so that corpora differ.
+_FIRST_OF_FLICKR, _FIRST_OF_GENOME, _FIRST_OF_SBU, _FIRST_OF_CC, _FIRST_OF_CC_VALIDATION = range(
+    500, 3000, 500
+)
 
 
 def coco_pictures(year: str, count: int = COUNT) -> list[MiniaturePicture]:
@@ -108,6 +124,99 @@ def write_visual_genome(root: Path, count: int = COUNT) -> None:
     (root / "dataset_coco.json").write_bytes(_json(_karpathy_coco(_with_unusable(usable_pictures(count)))))
 
 
+def write_sbu_captions(root: Path, count: int = COUNT) -> None:
+    """The list of addresses, and the shards that img2dataset makes of it; see `write_coco_captions`."""
+    root.mkdir(parents=True, exist_ok=True)
+    pairs = _addresses("sbu", _with_unusable(usable_pictures(count, _FIRST_OF_SBU)))
+    urls, captions = [url for url, _, _ in pairs], [caption for _, caption, _ in pairs]
+    users = ["1@N00"] * len(pairs)
+    (root / "sbu-captions-all.json").write_bytes(
+        _json({"image_urls": urls, "user_ids": users, "captions": captions})
+    )
+    write_fetched(root / "train", pairs)
+
+
+def write_conceptual_captions(root: Path, count: int = COUNT) -> None:
+    """Both lists of addresses, and the shards that img2dataset makes of them; see `write_coco_captions`.
+
+    `validation` has a quarter of the pictures, all of them usable.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    train = _with_unusable(usable_pictures(count, _FIRST_OF_CC))
+    validation = usable_pictures(count // 4, _FIRST_OF_CC_VALIDATION)
+    for split, name, pictures in (
+        ("train", "Train_GCC-training.tsv", train),
+        ("validation", "Validation_GCC-1.1.0-Validation.tsv", validation),
+    ):
+        pairs = [(url, " ".join(text.split()), jpeg) for url, text, jpeg in _addresses(split, pictures)]
+        (root / name).write_text("".join(f"{text}\t{url}\n" for url, text, _ in pairs), encoding="utf-8")
+        write_fetched(root / split, pairs)
+
+
+def write_fetched(folder: Path, pairs: Sequence[tuple[str, str, bytes | None]]) -> None:
+    """What img2dataset 1.47 leaves of a list: 20 pairs a shard here, in the order in which they arrived.
+
+    Args:
+        folder: Its output folder.
+        pairs: Address, caption, and the JPEG file; None: it is not found.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(range(0, len(pairs), _PAIRS_PER_TAR)):
+        files: dict[str, bytes] = {}
+        table = []
+        for index, (url, caption, jpeg) in reversed(list(enumerate(pairs[start : start + _PAIRS_PER_TAR]))):
+            key = OUTSIDE.removesuffix(".jpg") if url.endswith(OUTSIDE) else f"{number:05d}{index:04d}"
+            entry = _fetched_entry(url, caption, key, jpeg)
+            table.append(entry)
+            if jpeg is not None:
+                texts = {f"{key}.json": json.dumps(entry, indent=4), f"{key}.txt": caption}
+                files |= {f"{key}.jpg": jpeg} | {name: text.encode() for name, text in texts.items()}
+        write_tar(folder / f"{number:05d}.tar", files)
+        pq.write_table(pa.Table.from_pylist(table, _FETCHED), folder / f"{number:05d}.parquet")
+        (folder / f"{number:05d}_stats.json").write_bytes(_json(_statistics(table)))
+
+
+def _addresses(corpus: str, pictures: Sequence[MiniaturePicture]) -> list[tuple[str, str, bytes | None]]:
+    """Address, one caption, and the file of each picture."""
+    pairs = []
+    for picture in pictures:
+        name = OUTSIDE if picture.outside else f"{picture.number}.jpg"
+        caption = next((text for text in reversed(picture.captions) if text.strip()), "")
+        pairs.append((f"http://pictures.example/{corpus}/{name}", caption, picture.jpeg))
+    return pairs
+
+
+def _fetched_entry(url: str, caption: str, key: str, jpeg: bytes | None) -> dict[str, Any]:
+    size = None if jpeg is None else 96
+    return {
+        "caption": caption,
+        "url": url,
+        "key": key,
+        "status": "failed_to_download" if jpeg is None else "success",
+        "error_message": "HTTP Error 404: Not Found" if jpeg is None else None,
+        "width": size,
+        "height": size,
+        "original_width": size,
+        "original_height": size,
+        "exif": None if jpeg is None else "{}",
+        "sha256": None if jpeg is None else hashlib.sha256(jpeg).hexdigest(),
+    }
+
+
+def _statistics(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    successes = sum(entry["status"] == "success" for entry in table)
+    return {
+        "count": len(table),
+        "successes": successes,
+        "failed_to_download": len(table) - successes,
+        "failed_to_resize": 0,
+        "duration": 1.0,
+        "start_time": 0.0,
+        "end_time": 1.0,
+        "status_dict": {"success": successes, "HTTP Error 404: Not Found": len(table) - successes},
+    }
+
+
 def _with_unusable(pictures: list[MiniaturePicture]) -> list[MiniaturePicture]:
     return [*pictures, *unusable_pictures(pictures)]
 
@@ -135,13 +244,15 @@ def _coco_path(picture: MiniaturePicture) -> str:
 
 
 def _coco_annotations(pictures: Sequence[MiniaturePicture]) -> dict[str, Any]:
-    """Fields of `captions_train2014.json`; the pairs of a duplicated id stand there twice."""
-    images, annotations = [], []
+    """Fields of `captions_train2014.json`; a duplicated id is there twice, but not its captions."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for picture in pictures:
         name = _coco_path(picture).partition("/")[2]
         size = {"height": 96, "width": 96}
+        duplicated = any(image["id"] == picture.number for image in images)
         images.append({"license": 1, "file_name": name, **size, "id": picture.number})
-        for caption in picture.captions:
+        for caption in () if duplicated else picture.captions:
             annotations.append({"image_id": picture.number, "id": len(annotations) + 1, "caption": caption})
     return {"info": {}, "images": images, "licenses": [], "annotations": annotations}
 

@@ -55,8 +55,8 @@ class OfficialConfig(datasets.BuilderConfig):
 class OfficialBuilder(datasets.GeneratorBasedBuilder):
     """A corpus in its published files; subclasses say where things are and how a row is read.
 
-    `load_corpus` builds it. The rows are those of `FEATURES[task]`, in an order fixed by their ids, and the
-    same map-style and streaming. Rows that cannot be used are left out and counted by reason.
+    `load_corpus` builds it. The rows are those of `FEATURES[task]`, in a fixed order, and the same map-style
+    and streaming. Rows that cannot be used are left out and counted by reason.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -82,6 +82,16 @@ class OfficialBuilder(datasets.GeneratorBasedBuilder):
         raise NotImplementedError
 
     @classmethod
+    def order(cls, row: Row) -> bytes | str:
+        """What rows are sorted by: a hash of the id, which mixes whatever order they are published in."""
+        return hashlib.sha1(row[ID_COLUMNS[cls.task]].encode()).digest()
+
+    @classmethod
+    def extra_files(cls, folder: OfficialFolder) -> Mapping[str, str]:
+        """Files to lay beside the shards, by name: their text."""
+        return {}
+
+    @classmethod
     def open(cls, root: str | Path) -> OfficialFolder:
         """The folder of published files."""
         return OfficialFolder(root, cls.archives)
@@ -91,23 +101,33 @@ class OfficialBuilder(datasets.GeneratorBasedBuilder):
         """Rows without pictures, in the corpus's fixed order; unusable ones go to `folder.dropped`.
 
         Raises:
-            ValueError: If the corpus has no such split.
+            ValueError: If the corpus has no such split, or an annotation lacks a published field.
             FileNotFoundError: If its annotations are not in the folder.
         """
         if split not in cls.splits:
             raise ValueError(f"{cls.__name__} has no split {split!r}; choose one of {', '.join(cls.splits)}.")
         rows: dict[str, Row] = {}
-        for row in cls.read_rows(folder, split):
+        for row in cls._read_published_rows(folder, split):
             reason = _why_unusable(cls.task, row, rows)
             if reason:
                 folder.dropped[reason] += 1
             else:
                 rows[row[ID_COLUMNS[cls.task]]] = row
-        return [rows[key] for key in sorted(rows, key=lambda key: hashlib.sha1(key.encode()).digest())]
+        return sorted(rows.values(), key=cls.order)
+
+    @classmethod
+    def _read_published_rows(cls, folder: OfficialFolder, split: str) -> Iterator[Row]:
+        try:
+            yield from cls.read_rows(folder, split)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"The annotations of {cls.__name__} {split} in {folder.root} have not the published fields "
+                f"({type(error).__name__}: {error}); are they those of {cls.homepage}?"
+            ) from error
 
     @classmethod
     def with_pictures(cls, folder: OfficialFolder, rows: Sequence[Row]) -> Iterator[Row]:
-        """The rows with their pictures' bytes; those whose picture cannot be decoded are counted as dropped."""
+        """The rows with their pictures' bytes; those whose picture cannot be decoded are counted."""
         for row in rows:
             pictures = {}
             try:

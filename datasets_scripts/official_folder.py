@@ -6,16 +6,17 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from .images import UnreadableImageError
 
-Archive = zipfile.ZipFile | tarfile.TarFile
+_TAR_END = 1024  # bytes of zeros that close a tar archive
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 class BrokenArchiveError(OSError):
-    """An archive is cut off or damaged."""
+    """An archive is cut off, damaged, or of a kind that pictures cannot be picked out of."""
 
 
 class MissingPictureError(UnreadableImageError):
@@ -24,6 +25,8 @@ class MissingPictureError(UnreadableImageError):
 
 class OfficialFolder:
     """Reads files by their published names, from the folder or from the archives in it.
+
+    A path may also lead through a tar: `train/00000.tar/000000002.jpg`.
 
     Args:
         root: The folder that holds what was downloaded.
@@ -46,16 +49,28 @@ class OfficialFolder:
         self.archives = tuple(archives)
         self.dropped: Counter[str] = Counter()
         self._members: dict[str, Archive] | None = None
+        self._tar: TarArchive | None = None
 
     def read_text(self, *names: str) -> str:
         """Text of the first of several alternative names, such as `captions_train2014.json`.
 
         Raises:
             FileNotFoundError: If none of them is in the folder or its archives.
+            BrokenArchiveError: If it cannot be unpacked.
+            ValueError: If it is not text.
         """
         for name in names:
-            if (content := self._read(name)) is not None:
-                return content.decode("utf-8")
+            try:
+                if (content := self._read(name)) is not None:
+                    return content.decode("utf-8")
+            except _DAMAGE as error:
+                raise BrokenArchiveError(
+                    f"{name} cannot be unpacked from its archive in {self.root}: {error}. Fetch that again."
+                ) from error
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{self.root / name} is not UTF-8 text ({error}); is it the right file?"
+                ) from error
         raise FileNotFoundError(
             f"{self.root} holds no {' or '.join(names)}, neither unpacked nor in "
             f"{', '.join(self.archives) or 'an archive'}; download it there (see the README of the corpus)."
@@ -65,7 +80,7 @@ class OfficialFolder:
         """The same as parsed JSON.
 
         Raises:
-            FileNotFoundError: As `read_text`.
+            FileNotFoundError, BrokenArchiveError: As `read_text`.
             ValueError: If it is not valid JSON, as a half-finished download is not.
         """
         text = self.read_text(*names)
@@ -73,12 +88,15 @@ class OfficialFolder:
             return json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{self.root / names[0]} is not valid JSON ({error}); is the download finished? Fetch it again."
+                f"{' or '.join(names)} in {self.root} is not valid JSON ({error}); is the download finished? "
+                "Fetch it again."
             ) from error
 
-    def has(self, name: str) -> bool:
-        """Whether a file is there, unpacked or packed."""
-        return (self.root / name).is_file() or name in self._index()
+    def has(self, *names: str) -> bool:
+        """Whether a file is there under one of its names, unpacked or packed."""
+        return any((self.root / name).is_file() for name in names) or not self._index().keys().isdisjoint(
+            names
+        )
 
     def read_picture(self, name: str) -> bytes:
         """Bytes of a picture, by its path in the corpus.
@@ -86,12 +104,14 @@ class OfficialFolder:
         Raises:
             MissingPictureError: If it is not there.
             UnreadableImageError: If it cannot be unpacked.
+            BrokenArchiveError: If its archive is cut off, or is a compressed tar.
         """
         try:
             content = self._read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except _DAMAGE as error:
             raise UnreadableImageError(f"image {name!r} cannot be unpacked: {error}") from error
         if content is None:
+            self._refuse_compressed_tars()
             raise MissingPictureError(f"image {name!r} is neither in {self.root} nor in its archives")
         return content
 
@@ -101,41 +121,102 @@ class OfficialFolder:
         unpacked = self.root / name
         if unpacked.is_file():
             return unpacked.read_bytes()
+        tar, inside, member = name.rpartition(".tar/")
+        if inside:
+            return self._read_from_tar(self.root / f"{tar}.tar", member)
         archive = self._index().get(name)
-        if archive is None:
-            return None
-        if isinstance(archive, zipfile.ZipFile):
-            return archive.read(name)
-        member: IO[bytes] | None = archive.extractfile(name)
-        return None if member is None else member.read()
+        return None if archive is None else archive.read(name)
 
-    def _index(self) -> dict[str, Archive]:
+    def _read_from_tar(self, path: Path, member: str) -> bytes | None:
+        """Rows come tar by tar, and there may be hundreds, so only the index of the latest is kept."""
+        if self._tar is None or self._tar.path != path:
+            if not path.is_file():
+                return None
+            self._tar = TarArchive(path)
+        return self._tar.read(member) if member in self._tar.members else None
+
+    def _index(self) -> dict[str, "Archive"]:
         if self._members is None:
             self._members = {}
             for path in (self.root / name for name in self.archives):
                 if path.is_file():
-                    archive = _open(path)
-                    names = archive.namelist() if isinstance(archive, zipfile.ZipFile) else archive.getnames()
-                    self._members |= dict.fromkeys(names, archive)
+                    archive = _open_zip(path) if path.suffix == ".zip" else TarArchive(path)
+                    self._members |= dict.fromkeys(archive.namelist(), archive)
         return self._members
+
+    def _refuse_compressed_tars(self) -> None:
+        for name in self.archives:
+            for packed in (self.root / f"{name}.gz", (self.root / name).with_suffix(".tgz")):
+                if name.endswith(".tar") and packed.is_file() and not (self.root / name).is_file():
+                    raise BrokenArchiveError(
+                        f"{packed} is a compressed tar, out of which single pictures cannot be read; unpack "
+                        f"it there: `tar -xzf {packed.name}`."
+                    )
 
     def __getstate__(self) -> dict[str, Any]:
         """Open archives stay behind: every process opens its own."""
-        return {**self.__dict__, "_members": None}
+        return {**self.__dict__, "_members": None, "_tar": None}
+
+
+class TarArchive:
+    """Random access to an uncompressed tar.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        members: First byte and length of each file in it, by name.
+
+    Raises:
+        BrokenArchiveError: If it is cut off or compressed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with tarfile.open(path, "r:") as archive:
+                self.members = {
+                    member.name: (member.offset_data, member.size) for member in archive if member.isreg()
+                }
+        except tarfile.ReadError as error:
+            raise _broken(path, error) from error
+        self._stream = path.open("rb")
+        self._stream.seek(max(0, path.stat().st_size - _TAR_END))
+        if any(
+            self._stream.read()
+        ):  # cut between two members or in a header, which tarfile takes for the end
+            raise _broken(path, "its end is missing")
+
+    def namelist(self) -> list[str]:
+        """Names of the files, as `zipfile.ZipFile.namelist` gives them."""
+        return list(self.members)
+
+    def read(self, name: str) -> bytes:
+        """Content of a file."""
+        start, size = self.members[name]
+        self._stream.seek(start)
+        return self._stream.read(size)
+
+
+Archive = zipfile.ZipFile | TarArchive
 
 
 def is_safe_path(name: str) -> bool:
-    """Whether a relative path stays inside its folder."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and name != ""
+    """Whether a relative path stays inside its folder, on any system."""
+    paths = PurePosixPath(name), PureWindowsPath(name)
+    return name != "" and not any(path.anchor or ".." in path.parts for path in paths)
 
 
-def _open(path: Path) -> Archive:
+def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path) if path.suffix == ".zip" else tarfile.open(path, "r:")
-    except (zipfile.BadZipFile, tarfile.ReadError) as error:
-        raise BrokenArchiveError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a complete archive ({error}): a half-finished "
-            "download, or a compressed tar, which must be unpacked first? Fetch the rest (`curl -C -`), or "
-            "remove it."
-        ) from error
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise _broken(path, error) from error
+
+
+def _broken(path: Path, reason: Exception | str) -> BrokenArchiveError:
+    return BrokenArchiveError(
+        f"{path} ({path.stat().st_size:,} bytes) is not a complete archive ({reason}): a half-finished "
+        "download, or a compressed tar, which must be unpacked first? Fetch the rest (`curl -C -`), or "
+        "remove it."
+    )
