@@ -55,13 +55,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def summary_lines(record: dict[str, Any]) -> Iterator[str]:
     """The protocol, a Markdown table of the threat models, and why a verdict is not `trusted`."""
-    from .protocol_data import describe_protocol
+    from .protocol_data import protocol_lines
     from .robustness_report import task_measures
 
-    protocol = record["protocol"]
-    yield f"{record['task']}: {describe_protocol(protocol) or 'rows without a protocol'}"
-    if protocol["contamination"]:
-        yield f"CONTAMINATED, not to be compared with other protocols: {protocol['contamination']}"
+    yield from protocol_lines(record["task"], record["protocol"])
     yield ""
     yield "| threat model | clean | robust [95 %] | attack success | at 8 bits | verdict |"
     yield "|---|---|---|---|---|---|"
@@ -155,9 +152,25 @@ def load_model(name: str, task: str) -> tuple[Any, Any]:
     }
     if task not in classes:
         raise ValueError(f"task is {task!r}; the command line evaluates {', '.join(classes)}.")
-    if not Path(name).is_dir() and (name.startswith(("/", ".")) or name.count("/") > 1):  # no Hub id either
+    check_model_name(name)
+    return on_best_device(classes[task].from_pretrained(name)), AutoProcessor.from_pretrained(name)
+
+
+def check_model_name(name: str) -> None:
+    """Refuse what is neither a folder nor a Hub id.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, and the name can be no Hub id.
+    """
+    if not Path(name).is_dir() and (name.startswith(("/", ".")) or name.count("/") > 1):
         raise FileNotFoundError(f"there is no model folder {name!r}; give a folder, or a Hub id user/name.")
-    return classes[task].from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
+
+
+def on_best_device(model: Any) -> Any:
+    """The model in eval mode, on a GPU if there is one."""
+    import torch
+
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def task_rows(task: "Task", dataset: Any) -> Any:

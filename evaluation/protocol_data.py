@@ -1,5 +1,6 @@
 """What a protocol tests on: rows of the embedded set or of a prepared corpus, and how a record names them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -8,6 +9,7 @@ from rmcl_hub.datasets_scripts.protocols import Protocol, find_protocol
 from .file_overlap import PreparedSplits
 
 EMBEDDED = "openpairs"
+CUSTOM = "custom"
 DATA_TASKS = {"matching": "retrieval", "mlm": "retrieval"}
 """Tasks whose rows are those of another one; all others have rows of their own."""
 
@@ -147,8 +149,20 @@ def describe_protocol(entry: ProtocolEntry) -> str:
     """The protocol for captions and sentences; empty for rows without one."""
     if entry["name"] == UNNAMED["name"]:
         return ""
+    if entry["name"] == CUSTOM:
+        return (
+            f"custom gallery of {entry['corpus']}, {' + '.join(entry['splits'])}, which no protocol declares"
+        )
     tainted = " (contaminated)" if entry["contamination"] else ""
-    return f"{entry['name']} protocol of {entry['corpus']}, {' + '.join(entry['splits'])}{tainted}"
+    name = "embedded" if entry["name"] == EMBEDDED else f"{entry['name']} protocol of"
+    return f"{name} {entry['corpus']}, {' + '.join(entry['splits'])}{tainted}"
+
+
+def protocol_lines(task: str, entry: ProtocolEntry) -> Iterator[str]:
+    """What stands above a table of a task's numbers."""
+    yield f"{task}: {describe_protocol(entry) or 'rows without a protocol'}"
+    if entry["contamination"]:
+        yield f"CONTAMINATED, not to be compared with other protocols: {entry['contamination']}"
 
 
 def check_same_protocol(first: ProtocolEntry, second: ProtocolEntry) -> None:

@@ -184,11 +184,12 @@ def cross_encoder_scores(
     processor: ProcessorMixin,
     batch_size: int,
     max_text_length: int,
+    wanted: NDArray[np.bool_] | None = None,
 ) -> NDArray:
-    """Log odds (or rank scores) that a text and an image are a pair, all of them, `(texts, images)`."""
+    """Log odds (or rank scores) that text and image are a pair, `(texts, images)`; NaN if not `wanted`."""
     with frozen(model):
         scorer = PairScorer(model, processor, batch_size, max_text_length)
-        return scorer.scores([scorer.picture(image) for image in images], texts)
+        return scorer.scores([scorer.picture(image) for image in images], texts, wanted)
 
 
 class PairScorer:

@@ -11,6 +11,10 @@ COMMANDS = {
     "pretrain": ("rmcl_hub.trainers.pretrain", "run a pre-training or RMCL recipe"),
     "finetune": ("rmcl_hub.trainers.finetune", "train a task head on a pre-trained model"),
     "evaluate": ("rmcl_hub.evaluation.evaluate_model", "attack a model, audit the numbers, write a report"),
+    "retrieve": (
+        "rmcl_hub.evaluation.retrieval_command",
+        "rank captions for pictures and back, over galleries",
+    ),
     "data": ("rmcl_hub.datasets_scripts.data_command", "prepare corpora as shards, and check them"),
     "rescore": ("rmcl_hub.evaluation.rescore", "score stored adversarial examples again"),
 }
