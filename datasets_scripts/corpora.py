@@ -1,10 +1,15 @@
 """All corpora by name, and one call that loads them from published files or from shards."""
 
+import difflib
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 
 from .coco_captions import CocoCaptions
 from .conceptual_captions import ConceptualCaptions
@@ -14,6 +19,7 @@ from .sbu_captions import SbuCaptions
 from .schema import FEATURES
 from .shards import MANIFEST, PreparedCorpus
 from .visual_genome import VisualGenome
+from .webdataset_builder import WebDatasetBuilder
 
 CORPORA: dict[str, type[OfficialBuilder]] = {
     "coco_captions": CocoCaptions,
@@ -31,14 +37,15 @@ def corpus_class(name: str) -> type[OfficialBuilder]:
         ValueError: If there is none of that name.
     """
     if name not in CORPORA:
-        raise ValueError(f"There is no corpus {name!r}; choose one of {', '.join(CORPORA)}.")
+        nearest = difflib.get_close_matches(name, CORPORA, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(CORPORA)}."
+        raise ValueError(f"There is no corpus {name!r}; {hint}")
     return CORPORA[name]
 
 
 def load_corpus(
     location: str | Path,
     split: str,
-    *,
     corpus: str | None = None,
     streaming: bool = False,
     cache_dir: str | None = None,
@@ -46,9 +53,10 @@ def load_corpus(
     """Load one split; streaming gives the same rows in the same order.
 
     Args:
-        location: A folder of shards, `hf://datasets/<user>/<name>@<revision>`, or a folder of published files.
+        location: A folder of shards, `hf://datasets/<user>/<name>@<commit>`, or a folder of published files. A
+            folder with a manifest is one of shards.
         split: One of the corpus's.
-        corpus: Its name; needed for published files only.
+        corpus: Its name; needed for published files, and checked against the manifest of shards.
         streaming: Return a `datasets.IterableDataset` instead of a `datasets.Dataset`.
         cache_dir: Where `datasets` keeps what it converts for map-style access.
 
@@ -56,33 +64,84 @@ def load_corpus(
         Rows with the columns of `schema.FEATURES` of the corpus's task.
 
     Raises:
-        ValueError: If corpus or split do not exist.
+        ValueError: If corpus or split do not exist, or the shards are another corpus's.
         FileNotFoundError: If the files are not there.
+        OSError: If a file is cut off or damaged. Damage that does not change a shard's size shows when a stream
+            comes to it; `rmcl-hub data check` finds it before.
     """
-    if corpus is None or (Path(location) / MANIFEST).is_file():
-        prepared = PreparedCorpus(str(location))
-        return datasets.load_dataset(  # pyright: ignore[reportReturnType] - of a split: no dict
-            "parquet",
-            data_files=prepared.files(split),
-            split="train",
-            features=FEATURES[prepared.manifest.task],
-            streaming=streaming,
+    published = corpus is not None and not str(location).startswith("hf://")
+    if published and not (Path(location) / MANIFEST).is_file():
+        return _load_published(Path(location), split, corpus_class(str(corpus)), streaming, cache_dir)
+    prepared = PreparedCorpus(str(location))
+    if corpus not in (None, prepared.manifest.corpus):
+        raise ValueError(
+            f"{location} holds {prepared.manifest.corpus}, not {corpus}; give the folder of {corpus}."
+        )
+    prepared.check_files(split)
+    with _explain_damage(f"{location} ({split})"):
+        return _load_prepared(prepared, split, streaming, cache_dir)
+
+
+def _load_prepared(
+    prepared: PreparedCorpus, split: str, streaming: bool, cache_dir: str | None
+) -> datasets.Dataset | datasets.IterableDataset:
+    manifest = prepared.manifest
+    if manifest.format == "webdataset":
+        builder: Any = WebDatasetBuilder(
+            task=manifest.task,
+            split=split,
+            addresses=tuple(prepared.files(split)),
+            checksums=tuple(shard.sha256 for shard in prepared.split(split).shards),
             cache_dir=cache_dir,
         )
-    builder_class = corpus_class(corpus)
-    folder = builder_class.open(location)
+        return _built(builder, split, streaming)
+    return datasets.load_dataset(  # pyright: ignore[reportReturnType] - of a split: no dict
+        "parquet",
+        data_files={split: prepared.files(split)},
+        split=split,
+        features=FEATURES[manifest.task],
+        streaming=streaming,
+        cache_dir=cache_dir,
+    )
+
+
+def _load_published(
+    root: Path, split: str, builder_class: type[OfficialBuilder], streaming: bool, cache_dir: str | None
+) -> datasets.Dataset | datasets.IterableDataset:
+    folder = builder_class.open(root)
     if split not in builder_class.splits or not builder_class.has_split(folder, split):
         builder_class.annotations(folder, split)  # says what is missing
     builder: Any = builder_class(
-        data_dir=str(location), wanted=(split,), fingerprint=_fingerprint(Path(location)), cache_dir=cache_dir
+        data_dir=str(root), wanted=(split,), fingerprint=_fingerprint(root), cache_dir=cache_dir
     )
+    with _explain_damage(f"{root} ({split})"):
+        return _built(builder, split, streaming)
+
+
+def _built(builder: Any, split: str, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare()
     return builder.as_dataset(split=split)
 
 
-def _fingerprint(folder: Path) -> str:
-    """Of names, sizes and times of the files at the top, as far as annotations and archives go."""
-    stats = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+@contextmanager
+def _explain_damage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except DatasetGenerationError as error:
+        raise OSError(
+            f"{what} cannot be read: {error.__cause__ or error}. `rmcl-hub data check` names the damaged shards."
+        ) from error
+
+
+def _fingerprint(root: Path) -> str:
+    """Of names, sizes and times of all files but pictures, which are too many; of these the names."""
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for path in (Path(folder, name) for name in sorted(names)):
+            digest.update(f"\n{path.relative_to(root)}".encode())
+            if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+                digest.update(f" {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]

@@ -1,29 +1,30 @@
-"""From the files that a corpus publishes to Parquet shards: parallel, resumable, counting what is left out."""
+"""From the files that a corpus publishes to shards: parallel, resumable, counting what is left out."""
 
-import hashlib
-import json
+import errno
 import logging
-import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from .dataset_card import dataset_card
 from .official_builder import OfficialBuilder
-from .schema import FEATURES, Row, image_columns, texts_of
-from .shards import MANIFEST, Manifest, Shard, SplitManifest
+from .official_folder import OfficialFolder
+from .processes import map_in_processes
+from .published_files import check_checksums, check_sizes
+from .schema import ID_COLUMNS, Row, image_columns, texts_of
+from .shard_writing import ShardJob, read_receipt, write_atomically, write_shard
+from .shards import MANIFEST, SUFFIXES, Manifest, Shard, ShardFormat, SplitManifest
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_GROUP = 64
-"""Rows that a reader has to take in at once: some 10 MB of photographs."""
-_PLAN, _COUNTS = b"rmcl_hub.plan", b"rmcl_hub.counts"
+SAMPLE_SIZE = 32
+"""Rows per split whose pictures are looked up first: to see that they are there, and how large they are."""
 
 
 def prepare(
@@ -34,180 +35,236 @@ def prepare(
     rows_per_shard: int = 1000,
     num_workers: int | None = None,
     unofficial: bool = False,
+    shard_format: ShardFormat = "parquet",
 ) -> Manifest:
-    """Write a corpus's splits as shards and its manifest; what is already there and unchanged is kept.
+    """Write a corpus's splits as shards, its manifest and its card; what is already there and unchanged is kept.
 
     Args:
         corpus: Its builder.
         root: Folder of published files.
         output_dir: Where the shards go. A run that was interrupted goes on there.
-        splits: Those to write; None: all whose annotations are in the folder.
+        splits: Those to write; None: all whose annotations and pictures are in the folder.
         rows_per_shard: Rows before unreadable ones are left out.
         num_workers: Processes; None: one per processor.
-        unofficial: Accept archives whose size is not the published one.
+        unofficial: Accept archives whose size or checksum is not the published one.
+        shard_format: `parquet`, which mixtures read, or `webdataset`.
 
     Raises:
-        ValueError: If a split does not exist, or an archive is not of the published size or checksum.
-        FileNotFoundError: If annotations are missing.
-        OSError: If an archive is broken, or the disk is full.
+        ValueError: If a split does not exist or has no usable row, an archive is not of the published size or
+            checksum, or the folder holds another corpus.
+        FileNotFoundError: If annotations, or all pictures of a split that was asked for, are missing.
+        OSError: If an archive is broken, or the disk is or would be full.
     """
+    if rows_per_shard < 1:
+        raise ValueError(f"rows_per_shard must be at least 1, got {rows_per_shard}.")
+    if unknown := [split for split in splits or () if split not in corpus.splits]:
+        raise ValueError(
+            f"{corpus.__name__} has no split {unknown[0]!r}; choose from {', '.join(corpus.splits)}."
+        )
     folder = corpus.open(root)
     if not unofficial:
-        check_published(corpus, folder.root)
-    wanted = list(splits or [split for split in corpus.splits if corpus.has_split(folder, split)])
-    if not wanted:
-        raise FileNotFoundError(
-            f"{root} holds the annotations of none of the splits {', '.join(corpus.splits)} of {corpus.__name__}; "
-            f"see {corpus.homepage} for the files."
-        )
-    output_dir = Path(output_dir)
-    (output_dir / "data").mkdir(parents=True, exist_ok=True)
-    manifest = _earlier_manifest(corpus, output_dir)
-    for split in wanted:
-        manifest.splits[split] = _prepare_split(
-            corpus, folder.root, split, output_dir, rows_per_shard, num_workers
-        )
-        _write_atomically(output_dir / MANIFEST, manifest.to_json())
-    return manifest
+        check_sizes(corpus, folder.root)
+    wanted = _splits_in(corpus, folder, splits)
+    run = _Run(corpus, folder.root, Path(output_dir), rows_per_shard, num_workers, shard_format)
+    run.start()
+    with _explain_full_disk(run.output_dir):
+        if not unofficial:
+            run.check_archives()
+        for split in wanted:
+            try:
+                run.prepare_split(split)
+            except EmptySplitError as error:
+                if splits or (split == wanted[-1] and not run.manifest.splits):
+                    raise
+                logger.warning("%s It is passed over.", error)
+        for name, text in corpus.extra_files(folder).items():
+            write_atomically(run.output_dir / name, text)
+        write_atomically(run.output_dir / "README.md", dataset_card(corpus, run.manifest))
+    return run.manifest
 
 
-def check_published(corpus: type[OfficialBuilder], root: Path) -> None:
-    """Compare the archives that are there with what is published.
-
-    Raises:
-        ValueError: If one has another size or checksum.
-    """
-    for name, published in corpus.published.items():
-        path = root / name
-        if not path.is_file():
-            continue
-        size = path.stat().st_size
-        if published.size is not None and size != published.size:
-            raise ValueError(
-                f"{path} has {size:,} bytes, but {published.size:,} are published: a half-finished download? "
-                f"Fetch the rest with `curl -C - -O {published.url}`, or accept another edition with --unofficial."
-            )
-        if published.sha256 is not None and _sha256(path, f"check {name}") != published.sha256:
-            raise ValueError(
-                f"{path} has the published size, but another checksum than {published.sha256}: fetch it again "
-                f"from {published.url}, or accept it with --unofficial."
-            )
+class EmptySplitError(FileNotFoundError):
+    """A split is annotated, but no row or picture of it can be used."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One shard to write."""
+@dataclass
+class _Run:
+    """What all splits of one call share."""
 
     corpus: type[OfficialBuilder]
     root: Path
-    target: Path
-    rows: list[Row]
+    output_dir: Path
+    rows_per_shard: int
+    num_workers: int | None
+    shard_format: ShardFormat
 
-
-def _prepare_split(
-    corpus: type[OfficialBuilder],
-    root: Path,
-    split: str,
-    output_dir: Path,
-    rows_per_shard: int,
-    num_workers: int | None,
-) -> SplitManifest:
-    folder = corpus.open(root)
-    rows = corpus.annotations(folder, split)
-    if not rows:
-        raise ValueError(f"{corpus.__name__} {split}: no usable row; left out were {dict(folder.dropped)}.")
-    count = -(-len(rows) // rows_per_shard)
-    jobs = [
-        _Job(
-            corpus,
-            root,
-            output_dir / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet",
-            rows[index * rows_per_shard : (index + 1) * rows_per_shard],
+    def __post_init__(self) -> None:
+        self.name = self.corpus.__module__.rpartition(".")[2]
+        self.manifest_path = self.output_dir / MANIFEST
+        self.manifest = Manifest(
+            self.name,
+            self.corpus.task,
+            str(self.corpus.VERSION),
+            self.corpus.licence,
+            format=self.shard_format,
         )
-        for index in range(count)
+
+    def start(self) -> None:
+        """Take over the manifest of an earlier run in the folder, and remove what it left unfinished."""
+        if self.manifest_path.is_file():
+            earlier = Manifest.from_json(self.manifest_path.read_text(encoding="utf-8"))
+            if (earlier.corpus, earlier.format) != (self.name, self.shard_format):
+                raise ValueError(
+                    f"{self.output_dir} holds {earlier.corpus} as {earlier.format}; give {self.name} as "
+                    f"{self.shard_format} a folder of its own."
+                )
+            if earlier.version == self.manifest.version:
+                self.manifest.splits = earlier.splits
+            self.manifest.checked = earlier.checked
+        data = self.output_dir / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        for path in (*self.output_dir.glob("*.unfinished"), *data.glob("*.unfinished")):
+            path.unlink()
+
+    def check_archives(self) -> None:
+        """Compare the archives' checksums, and note in the manifest which are right."""
+        checked = dict(self.manifest.checked)
+        for name, checksum in check_checksums(self.corpus, self.root, self.manifest_path, checked):
+            self.manifest.checked[name] = checksum
+            self.write_manifest()
+
+    def write_manifest(self) -> None:
+        """Write it, in an order that does not depend on what was prepared first."""
+        splits, checked = self.manifest.splits, self.manifest.checked
+        self.manifest.splits = {name: splits[name] for name in self.corpus.splits if name in splits}
+        self.manifest.checked = {name: checked[name] for name in self.corpus.published if name in checked}
+        write_atomically(self.manifest_path, self.manifest.to_json())
+
+    def prepare_split(self, split: str) -> None:
+        """Write what is missing of a split, and enter it in the manifest."""
+        folder = self.corpus.open(self.root)
+        rows = self.corpus.annotations(folder, split)
+        row_bytes = _mean_picture_bytes(self.corpus, folder, split, rows)
+        jobs = self._jobs(split, rows)
+        unwritten = [job for job in jobs if read_receipt(job) is None]
+        keep = {path for job in jobs for path in (job.target, job.receipt_path)}
+        stale = set((self.output_dir / "data").glob(f"{split}-[0-9]*-of-*")) - keep
+        if (unwritten or stale) and self.manifest.splits.pop(split, None):
+            self.write_manifest()  # whatever happens from here on, the manifest lists no shard that is not there
+        for path in stale:
+            path.unlink()
+        pictures = sum(self._count_stored_pictures(job.rows) for job in unwritten)
+        _check_space(self.output_dir, split, row_bytes * pictures)
+        self._write(split, unwritten, len(jobs))
+        self.manifest.splits[split] = _split_manifest(self.corpus.task, jobs, folder.dropped)
+        self.write_manifest()
+
+    def _count_stored_pictures(self, rows: list[Row]) -> int:
+        """Rows, or for Parquet, which stores a picture of neighbours once, runs of rows on the same picture."""
+        if self.shard_format == "webdataset":
+            return len(rows)
+        columns = image_columns(self.corpus.task)
+        return sum(1 for _ in groupby(rows, key=lambda row: [row[column] for column in columns]))
+
+    def _jobs(self, split: str, rows: list[Row]) -> list[ShardJob]:
+        count, suffix = -(-len(rows) // self.rows_per_shard), SUFFIXES[self.shard_format]
+        return [
+            ShardJob(
+                self.corpus,
+                self.root,
+                self.output_dir / "data" / f"{split}-{index:05d}-of-{count:05d}{suffix}",
+                rows[index * self.rows_per_shard : (index + 1) * self.rows_per_shard],
+            )
+            for index in range(count)
+        ]
+
+    def _write(self, split: str, jobs: list[ShardJob], total: int) -> None:
+        done = map_in_processes(write_shard, jobs, self.num_workers)
+        with tqdm(total=total, initial=total - len(jobs), desc=f"prepare {split}", unit="shard") as bar:
+            for _ in done:
+                bar.update()
+
+
+def _splits_in(
+    corpus: type[OfficialBuilder], folder: OfficialFolder, splits: Sequence[str] | None
+) -> list[str]:
+    there = [split for split in corpus.splits if corpus.has_split(folder, split)]
+    if splits is None:
+        if not there:
+            raise FileNotFoundError(
+                f"{folder.root} holds the annotations of none of the splits {', '.join(corpus.splits)} of "
+                f"{corpus.__name__}; see {corpus.homepage} for the files."
+            )
+        return there
+    for split in splits:
+        if split not in there:
+            corpus.annotations(folder, split)  # says which file is missing
+    return [split for split in corpus.splits if split in splits]
+
+
+def _mean_picture_bytes(
+    corpus: type[OfficialBuilder], folder: OfficialFolder, split: str, rows: Sequence[Row]
+) -> int:
+    """Bytes of pictures per row, from a few rows all over the split.
+
+    Raises:
+        EmptySplitError: If there is no row, or none of these few can be used.
+    """
+    name = f"{corpus.__name__} {split}"
+    counted = Counter(folder.dropped)
+    if not rows:
+        raise EmptySplitError(f"{name} has no usable row; left out: {_in_words(counted)}.")
+    sample = rows[:: max(1, len(rows) // SAMPLE_SIZE)]
+    columns = image_columns(corpus.task)
+    sizes = [
+        sum(len(row[column]["bytes"]) for column in columns) for row in corpus.with_pictures(folder, sample)
     ]
-    for stale in set((output_dir / "data").glob(f"{split}-[0-9]*.parquet")) - {job.target for job in jobs}:
-        stale.unlink()
-    dropped, images, texts, shards = Counter(folder.dropped), 0, 0, []
-    for shard, counts in tqdm(_run(jobs, num_workers), total=count, desc=f"prepare {split}", unit="shard"):
-        shards.append(shard)
-        images, texts = images + counts["images"], texts + counts["texts"]
-        dropped.update(counts["dropped"])
-    return SplitManifest(sum(shard.rows for shard in shards), images, texts, dict(dropped), shards)
+    problems, folder.dropped = folder.dropped - counted, counted
+    if not sizes:
+        raise EmptySplitError(
+            f"{name}: of {len(rows):,} rows, {len(sample):,} were tried, and none can be used ({_in_words(problems)}; "
+            f"such as {sample[0][columns[0]]}). Are the pictures downloaded to {folder.root}? See {corpus.homepage}."
+        )
+    return sum(sizes) // len(sizes)
 
 
-def _run(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[tuple[Shard, dict[str, Any]]]:
-    workers = min(num_workers or os.cpu_count() or 1, len(jobs))
-    if workers == 1:
-        yield from map(_write_shard, jobs)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_write_shard, jobs)
+def _in_words(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
 
 
-def _write_shard(job: _Job) -> tuple[Shard, dict[str, Any]]:
-    plan = hashlib.sha256(repr((job.corpus.__name__, str(job.corpus.VERSION), job.rows)).encode()).hexdigest()
-    counts = _finished(job.target, plan)
-    if counts is None:
-        folder = job.corpus.open(job.root)
-        rows = list(job.corpus.with_pictures(folder, job.rows))
-        task = job.corpus.task
-        counts = {
-            "images": len({row[column]["path"] for row in rows for column in image_columns(task)}),
-            "texts": sum(len(texts_of(task, row)) for row in rows),
-            "dropped": dict(folder.dropped),
-        }
-        schema = FEATURES[task].arrow_schema
-        schema = schema.with_metadata({**(schema.metadata or {}), _PLAN: plan, _COUNTS: json.dumps(counts)})
-        unfinished = job.target.with_suffix(".unfinished")
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), unfinished, row_group_size=ROWS_PER_GROUP)
-        unfinished.rename(job.target)
-    file = f"data/{job.target.name}"
-    shard = Shard(file, pq.read_metadata(job.target).num_rows, job.target.stat().st_size, _sha256(job.target))
-    return shard, counts
-
-
-def _finished(path: Path, plan: str) -> dict[str, Any] | None:
-    """Counts of a shard that an earlier run wrote to the same plan."""
-    if not path.is_file():
-        return None
+@contextmanager
+def _explain_full_disk(output_dir: Path) -> Iterator[None]:
     try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, ValueError):
-        return None
-    return json.loads(metadata[_COUNTS]) if metadata.get(_PLAN) == plan.encode() else None
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            f"The disk of {output_dir} is full. Make room and run the same command again: finished shards are kept."
+        ) from error
 
 
-def _earlier_manifest(corpus: type[OfficialBuilder], output_dir: Path) -> Manifest:
-    name = corpus.__module__.rpartition(".")[2]
-    path = output_dir / MANIFEST
-    if path.is_file():
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
-        if manifest.corpus != name:
-            raise ValueError(f"{output_dir} holds {manifest.corpus}; give {name} a folder of its own.")
-        return manifest
-    return Manifest(name, corpus.task, str(corpus.VERSION), corpus.licence)
+def _check_space(output_dir: Path, split: str, needed: int) -> None:
+    free = shutil.disk_usage(output_dir).free
+    if needed > free:
+        raise OSError(
+            f"{split} needs about {needed / 1e9:.1f} GB more in {output_dir}, whose disk has {free / 1e9:.1f} GB "
+            "free; make room, or give another --output-dir."
+        )
 
 
-def _sha256(path: Path, description: str | None = None) -> str:
-    digest = hashlib.sha256()
-    with (
-        path.open("rb") as stream,
-        tqdm(
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            desc=description,
-            disable=description is None,
-        ) as bar,
-    ):
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-            bar.update(len(chunk))
-    return digest.hexdigest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.rename(path)
+def _split_manifest(task: str, jobs: Sequence[ShardJob], dropped: Counter[str]) -> SplitManifest:
+    """Counts over all shards: from their receipts, and from the annotations of the rows that are in."""
+    dropped, texts, shards = Counter(dropped), 0, []
+    pictures: set[str] = set()
+    for job in jobs:
+        receipt = read_receipt(job)
+        if receipt is None:
+            raise OSError(f"{job.target} was changed while it was written; is another run using the folder?")
+        shards.append(Shard(f"data/{job.target.name}", receipt.rows, receipt.bytes, receipt.sha256))
+        dropped.update(receipt.dropped)
+        left_out = set(receipt.left_out)
+        for row in (row for row in job.rows if row[ID_COLUMNS[task]] not in left_out):
+            texts += len(texts_of(task, row))
+            pictures |= {row[name] for name in image_columns(task)}
+    return SplitManifest(sum(shard.rows for shard in shards), len(pictures), texts, dict(dropped), shards)
