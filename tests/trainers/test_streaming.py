@@ -75,9 +75,13 @@ def run(build_trainer, tiny_model, processor, coco, tmp_path):
         trainer.compute_loss = recorded
         trainer._attack = lambda encoder, inputs, key: {"image": inputs}
         trainer.train(resume_from_checkpoint=resume)
-        weights = trainer.model.state_dict()
-        del weights["mlm_score.bias"]  # never used; a loaded file fills it, a new model does not
-        weights |= {f"key_branch.{name}": value for name, value in trainer.key_branch.state_dict().items()}
+        state = {"model": trainer.model, "key_branch": trainer.key_branch}
+        weights = {
+            f"{part}.{name}": value
+            for part, module in state.items()
+            for name, value in module.state_dict().items()
+            if not name.endswith("mlm_score.bias")  # never used; a loaded file fills it, a new model does not
+        }
         result = {"seen": seen, "weights": weights, "epoch": trainer.state.epoch}
         torch.save(result, tmp_path / f"{name}-{trainer.args.process_index}.pt")
         return result
