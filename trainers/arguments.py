@@ -62,4 +62,7 @@ def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dic
         "weight_decay": 0.01,
         "lr_scheduler_type": "linear",
     }
+    if hasattr(cls, "warmup_ratio") and 0 < given.get("warmup_steps", 0) < 1:
+        # a share of all steps: `warmup_steps` to Transformers 5, a field of its own to Transformers 4
+        given = {**given, "warmup_ratio": given["warmup_steps"], "warmup_steps": 0}
     return cls(output_dir=output_dir, **{**shared, **given})
