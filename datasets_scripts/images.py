@@ -1,5 +1,6 @@
-"""Decoding of stored pictures that names what is wrong with a bad one."""
+"""Decoding of stored pictures that names what is wrong with a bad one; the hash of its pixels."""
 
+import hashlib
 import io
 from pathlib import Path
 from typing import IO, Any
@@ -50,6 +51,12 @@ def decode_image(image: Any, image_id: str = "?", max_pixels: int = MAX_PIXELS) 
         return picture.convert("RGB")
     except _DECODING_ERRORS as error:
         raise UnreadableImageError(f"image {image_id!r} cannot be read: {error}") from error
+
+
+def pixel_hash(picture: Image.Image) -> str:
+    """SHA-256 of a picture's size and RGB pixels: equal for the same picture, however it is stored."""
+    picture = picture.convert("RGB")
+    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
 
 
 def _source(image: Any) -> IO[bytes] | Path:

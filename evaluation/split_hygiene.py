@@ -1,12 +1,11 @@
 """Whether an image is in both of two data sets, by its id and by its pixels."""
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any, NotRequired, TypedDict
 
 from tqdm.auto import tqdm
 
-from rmcl_hub.datasets_scripts.images import decode_image
+from rmcl_hub.datasets_scripts.images import decode_image, pixel_hash
 
 IMAGE_COLUMNS = ("image", "left_image", "right_image")
 ID_COLUMNS = ("image_id",)
@@ -59,6 +58,6 @@ def _fingerprints(rows: Iterable[dict[str, Any]], description: str) -> tuple[set
             )
         for name in columns:
             picture = decode_image(row[name], row.get("image_id", "?"))
-            pixels.add(hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest())
+            pixels.add(pixel_hash(picture))
         ids |= {str(row[name]) for name in ID_COLUMNS if name in row}
     return pixels, ids

@@ -126,7 +126,6 @@ MUTANTS = (
     Mutant("curve may rise", "epsilon_curve.py", ".int().cummin(dim=0).values", ".int()"),
     Mutant("wrong from the start counts as robust", "epsilon_curve.py", "alone.append(clean & torch.cat(", "alone.append(clean | torch.cat("),
     Mutant("pictures told apart by name only", "split_hygiene.py", '"same_pixels": len(train_pixels & test_pixels)', '"same_pixels": len(train_ids & test_ids)'),
-    Mutant("shape not hashed", "split_hygiene.py", 'f"{picture.size}".encode() + picture', "picture"),
     Mutant("digest of names only", "provenance.py", "digest.update(value.detach()", "(lambda data: None)(value.detach()"),
     Mutant("rescored without the stored pixels", "rescore.py", '"pixel_values": pixels.to(victim.device)}', "}", "test_robustness.py"),
     Mutant("outside the ball holds", "rescore.py", "return inside and abs(", "return abs(", "test_robustness.py"),
