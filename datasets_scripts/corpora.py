@@ -14,11 +14,14 @@ from datasets.exceptions import DatasetGenerationError
 from .coco_captions import CocoCaptions
 from .conceptual_captions import ConceptualCaptions
 from .flickr30k import Flickr30k
+from .nlvr2 import Nlvr2
 from .official_builder import OfficialBuilder
 from .sbu_captions import SbuCaptions
 from .schema import FEATURES
 from .shards import MANIFEST, PreparedCorpus
+from .snli_ve import SnliVe
 from .visual_genome import VisualGenome
+from .vqav2 import Vqav2
 from .webdataset_builder import WebDatasetBuilder
 
 CORPORA: dict[str, type[OfficialBuilder]] = {
@@ -27,6 +30,9 @@ CORPORA: dict[str, type[OfficialBuilder]] = {
     "sbu_captions": SbuCaptions,
     "conceptual_captions": ConceptualCaptions,
     "flickr30k": Flickr30k,
+    "vqav2": Vqav2,
+    "nlvr2": Nlvr2,
+    "snli_ve": SnliVe,
 }
 
 

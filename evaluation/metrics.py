@@ -210,6 +210,47 @@ def vqa_accuracy(predictions: ArrayLike | Tensor, scores: ArrayLike | Tensor) ->
     return float(soft[np.arange(len(chosen)), chosen.astype(int)].mean())
 
 
+def nlvr2_consistency(correct: ArrayLike | Tensor, identifiers: Sequence[str]) -> float:
+    """Share of the statements that are judged right about every picture pair they are asked of (NLVR2,
+    arXiv:1811.00491).
+
+    Args:
+        correct: Whether each prediction is right, shape `(N,)`, bool or 0/1.
+        identifiers: NLVR2's, of the same examples: `split-set-pair-statement`, such as `dev-12-3-0`. As in
+        the
+            official evaluation, examples that differ in the pair alone ask about one statement, whatever
+            its text.
+
+    Raises:
+        ValueError: If there are no examples, the lengths differ, an identifier comes twice or has not four
+            parts, or `correct` holds other values than 0 and 1.
+
+    Example:
+        >>> nlvr2_consistency([1, 1, 1, 0], ["dev-0-0-0", "dev-0-1-0", "dev-0-0-1", "dev-0-1-1"])
+        0.5
+    """
+    right, _ = _correctness(correct, correct)
+    if len(right) != len(identifiers):
+        raise ValueError(
+            f"correct has {len(right)} examples, identifiers {len(identifiers)}; pass the same examples to "
+            "both."
+        )
+    if len(set(identifiers)) != len(identifiers):
+        raise ValueError("identifiers come twice; every example counts once.")
+    consistent: dict[tuple[str, str, str], bool] = {}
+    for is_right, identifier in zip(right.tolist(), identifiers, strict=True):
+        parts = identifier.split("-")
+        if len(parts) != 4:
+            raise ValueError(
+                f"identifier {identifier!r} is not one of NLVR2; expected split-set-pair-statement, such as "
+                "'dev-12-3-0'."
+            )
+        split, picture_set, _, statement = parts
+        key = (split, picture_set, statement)
+        consistent[key] = consistent.get(key, True) and is_right
+    return float(np.mean(list(consistent.values())))
+
+
 def words_changed(clean_text: str, adversarial_text: str) -> int:
     """Number of word edits between two sentences: Levenshtein distance over whitespace-separated words.
 
