@@ -78,7 +78,7 @@ def _with_selection(recipe: FinetuneRecipe) -> dict[str, Any]:
         "save_strategy": strategy,
         "load_best_model_at_end": True,
         "metric_for_best_model": "accuracy",
-        "save_total_limit": 1,  # and the best one
+        "save_total_limit": 1,  # the best, and during training the last
         "per_device_eval_batch_size": given.get("per_device_train_batch_size", 8),
     }
     if "eval_steps" in given:

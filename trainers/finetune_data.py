@@ -11,8 +11,6 @@ from .recipe import FINETUNING_DATA, FinetuneRecipe
 
 logger = logging.getLogger(__name__)
 
-ANSWERS_FILE = "answers.json"
-
 
 @dataclass(frozen=True)
 class FinetuneData:
@@ -70,14 +68,16 @@ def read_answers(corpus: Any) -> list[str]:
     """
     import fsspec
 
+    from rmcl_hub.datasets_scripts.vqav2 import ANSWERS_FILE
+
     address = f"{corpus.location}/{ANSWERS_FILE}"
     try:
         with fsspec.open(address, "rt", encoding="utf-8") as stream:
             return json.load(stream)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{address} is missing: the answers that VQA chooses among. Prepare the corpus again with "
-            "`rmcl-hub data prepare vqav2`; finished shards are kept."
+            f"{address} is missing: the answers that VQA chooses among. Run `rmcl-hub data prepare "
+            "vqav2` again with the annotations of train and val; finished shards are kept."
         ) from error
 
 
