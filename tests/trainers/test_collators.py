@@ -2,15 +2,20 @@
 
 import io
 import logging
+import random
+import re
 
 import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from rmcl_hub.datasets_scripts.image_transforms import randaugment
 from rmcl_hub.datasets_scripts.images import UnreadableImageError
 from rmcl_hub.datasets_scripts.task_collators import PairCollator, QuestionCollator, StatementCollator
+from rmcl_hub.trainers.finetune_data import FinetuneData, task_collators
 from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
+from rmcl_hub.trainers.recipe import DataRecipe, FinetuneRecipe
 
 BROKEN = {"bytes": b"no picture", "path": None}
 
@@ -224,3 +229,77 @@ def test_a_statement_with_one_broken_image_is_replaced_as_a_whole(processor):
     assert batch["text"] == ["a cat", "a cat"]
     assert batch["pixel_values"][:, :, 0, 0, 0].tolist() == [[1, -1], [1, -1]]
     assert batch["labels"].tolist() == [0, 0]
+
+
+def test_a_mere_strip_is_replaced_as_if_unreadable(processor):
+    """32 pixels allow a longer side of 53: at 1 to 4, the shorter one is below a patch of 16."""
+    collator = PairCollator(processor)
+    batch = collator([row(picture(0, (400, 100)), "strip"), row(picture(255, (330, 100)), "fine", ["a cat"])])
+    assert batch["text"] == ["a cat", "a cat"]
+    assert batch["pixel_values"].shape == (2, 3, 16, 48)
+    message = r"image 'strip' has 400 x 100 pixels: with its longer side at the 53 .* a patch of 16; crop"
+    assert re.search(message, collator.unreadable[0])
+
+
+def test_the_processor_has_no_patch_left_of_what_is_called_a_strip(processor):
+    for width in range(300, 360, 4):
+        collator = PairCollator(processor)
+        collator([row(picture(0, (width, 100))), row(picture(0))])
+        if collator.unreadable:
+            with pytest.raises((ValueError, RuntimeError)):
+                processor.image_processor([picture(0, (width, 100))])
+            break
+    assert width == 344  # 53 * 100 / 344 + 0.5 is the first below 16
+
+
+def lightened(image, draws):
+    return image.point(lambda value: value + 10 * (1 + random.Random(draws).randrange(20)))
+
+
+def test_a_transform_changes_pictures_anew_in_every_epoch_whatever_the_batch(processor):
+    examples = [row(picture(0), f"image-{place}") for place in range(12)]
+    state = torch.get_rng_state()
+    collator = PairCollator(processor, transform=lightened)
+    first = collator(examples)["pixel_values"]
+    halves = torch.cat([collator(part)["pixel_values"] for part in (examples[:5], examples[5:])])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, halves)
+    assert (first > -1).all()
+    assert len(first[:, 0, 0, 0].unique()) > 5
+    for other in (PairCollator(processor, transform=lightened, seed=1), collator):
+        collator.epoch = 1
+        assert not torch.equal(other(examples)["pixel_values"], first)
+
+
+def test_the_two_pictures_of_a_statement_are_transformed_each_in_its_own_way(processor):
+    rows = [
+        {"left_image": picture(0), "right_image": picture(0), "identifier": f"s{place}", "statement": "a dog"}
+        | {"label": True}
+        for place in range(8)
+    ]
+    greys = StatementCollator(processor, transform=lightened)(rows)["pixel_values"][:, :, 0, 0, 0]
+    assert (greys[:, 0] != greys[:, 1]).sum() > 4
+    assert len(greys[:, 0].unique()) > 3
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_pictures_of_any_mode_can_be_augmented(processor, mode):
+    stream = io.BytesIO()
+    picture(100).convert(mode).save(stream, "JPEG" if mode == "CMYK" else "PNG")
+    example = row({"bytes": stream.getvalue(), "path": None})
+    seen = {
+        tuple(PairCollator(processor, transform=randaugment, seed=seed)([example])["pixel_values"].flatten())
+        for seed in range(8)
+    }
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "retrieval"])
+@pytest.mark.parametrize("augment", [None, "randaugment"])
+def test_fine_tuning_augments_what_it_trains_on_and_never_what_it_validates(processor, task, augment):
+    config = "captions" if task == "retrieval" else task
+    recipe = FinetuneRecipe(task=task, data=DataRecipe(config=config, augment=augment))
+    data = FinetuneData(None, ("train",), ("validation",), ["no", "yes"])
+    training, validation = task_collators(recipe, data, processor, seed=3)
+    assert training.transform is (randaugment if augment else None)
+    assert validation.transform is None
