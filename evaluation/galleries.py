@@ -111,7 +111,7 @@ def check_galleries(galleries: Sequence[Gallery], num_images: int) -> None:
         if not 1 <= needed <= num_images:
             raise ValueError(
                 f"{gallery.count} x {gallery.size} pictures are to be ranked, but there are {num_images}; "
-                "prepare the whole split, or name a smaller gallery with --gallery, which is recorded as custom."
+                "prepare the whole split, or name a smaller gallery (--gallery), which is recorded as custom."
             )
 
 

@@ -57,12 +57,14 @@ class ProtocolData:
     """Rows of one protocol.
 
     Attributes:
-        protocol: Which one.
+        task: What is tested.
+        protocol: On which splits.
         location: Folder or Hub address of the prepared corpus; None for the embedded set.
         test: `datasets.Dataset` of all its test splits, one after the other.
         train: What the weights were fitted to: rows of the embedded set, or where those of a corpus are.
     """
 
+    task: str
     protocol: Protocol
     location: str | None
     test: Any
@@ -71,13 +73,12 @@ class ProtocolData:
     @property
     def entry(self) -> ProtocolEntry:
         """For the record."""
+        galleries = self.protocol.galleries if self.task == "retrieval" else ()
         return {
             "name": self.protocol.name,
             "corpus": self.protocol.corpus,
             "splits": list(self.protocol.test),
-            "galleries": [
-                {"size": gallery.size, "count": gallery.count} for gallery in self.protocol.galleries
-            ],
+            "galleries": [{"size": gallery.size, "count": gallery.count} for gallery in galleries],
             "contamination": self.protocol.contamination,
             "location": self.location,
         }
@@ -101,7 +102,7 @@ def load_protocol_data(
     """
     wanted = DATA_TASKS.get(task, task)
     if location is None:
-        return _embedded(wanted, protocol, split or "test")
+        return _embedded(task, wanted, protocol, split or "test")
     if split is not None:
         raise ValueError(
             f"split {split!r} of {location}: the protocol says which splits of a corpus are tested; leave "
@@ -123,11 +124,11 @@ def load_protocol_data(
 
     test: Any = [load_corpus(location, name) for name in found.test]
     return ProtocolData(
-        found, location, datasets.concatenate_datasets(test), PreparedSplits(prepared, found.train)
+        task, found, location, datasets.concatenate_datasets(test), PreparedSplits(prepared, found.train)
     )
 
 
-def _embedded(task: str, protocol: str | None, split: str) -> ProtocolData:
+def _embedded(task: str, wanted: str, protocol: str | None, split: str) -> ProtocolData:
     from rmcl_hub.datasets_scripts.openpairs import SPLITS_OF_CONFIG, load_openpairs
 
     if protocol not in (None, EMBEDDED):
@@ -135,14 +136,14 @@ def _embedded(task: str, protocol: str | None, split: str) -> ProtocolData:
             f"protocol {protocol!r} is one of a corpus, and none was given; add --data with the folder that "
             "`rmcl-hub data prepare` wrote."
         )
-    config = "captions" if task == "retrieval" else task
+    config = "captions" if wanted == "retrieval" else wanted
     if config not in SPLITS_OF_CONFIG:
         raise ValueError(
             f"the embedded set has no rows of task {task!r}; add --data with the folder that `rmcl-hub data "
             "prepare` wrote."
         )
-    found = Protocol(EMBEDDED, EMBEDDED, task, ("train",), ("validation",), (split,))
-    return ProtocolData(found, None, load_openpairs(config, split), load_openpairs(config, "train"))
+    found = Protocol(EMBEDDED, EMBEDDED, wanted, ("train",), ("validation",), (split,))
+    return ProtocolData(task, found, None, load_openpairs(config, split), load_openpairs(config, "train"))
 
 
 def describe_protocol(entry: ProtocolEntry) -> str:

@@ -14,7 +14,8 @@ from .attack_plan import AttackPlan
 from .audit import judge
 from .evaluation_schema import check_record
 from .evidence import Evidence, Setting
-from .outcomes import OVERALL, summarise
+from .metrics import nlvr2_consistency
+from .outcomes import OVERALL, correctness, summarise
 from .provenance import batch_digest, code_revision, library_versions, model_digest
 
 EVALUATION_FILE = "evaluation.json"
@@ -62,13 +63,14 @@ def build_record(
             "adaptive_attacks": list(setting.adaptive),
         },
         "threats": {
-            name: _threat_record(name, found, plan.runs[name], result) for name, found in evidence.items()
+            name: _threat_record(name, found, plan.runs[name], result, len(plan.examples) == num_available)
+            for name, found in evidence.items()
         },
     }
 
 
 def _threat_record(
-    name: str, evidence: Evidence, runs: Mapping[str, str], result: RobustnessResult
+    name: str, evidence: Evidence, runs: Mapping[str, str], result: RobustnessResult, complete: bool
 ) -> dict[str, Any]:
     summaries = {
         attack: summarise({0: [replace(row, attack=attack) for row in rows]})[attack]
@@ -80,7 +82,7 @@ def _threat_record(
         "sentence": str(evidence.threat),
         **judge(evidence).to_dict(),
         "numbers": summaries["all"],
-        **_task_measures(evidence),
+        **_task_measures(evidence, complete),
         "cost": asdict(evidence.costs["all"]),
         "attacks": {
             attack: {
@@ -97,18 +99,27 @@ def _threat_record(
     }
 
 
-def _task_measures(evidence: Evidence) -> dict[str, dict[str, float]]:
+def _task_measures(evidence: Evidence, complete: bool) -> dict[str, dict[str, float]]:
     """What papers on the task report beside accuracy, clean and under the worst attack of each example.
 
     An attacker who would help leaves the example alone, as in robust accuracy.
     """
     worst = evidence.outcomes["all"]
-    before, after = [row.clean_score for row in worst], [row.adversarial_score for row in worst]
-    if any(score is None for score in (*before, *after)):
-        return {}
-    clean, attacked = np.array(before, dtype=float), np.array(after, dtype=float)
-    robust = np.minimum(clean, attacked)
-    return {"vqa_accuracy": {"clean": float(clean.mean()), "robust": float(robust.mean())}}
+    measures: dict[str, dict[str, float]] = {}
+    scores = [(row.clean_score, row.adversarial_score) for row in worst]
+    if None not in scores[0]:
+        pairs = np.array(scores, dtype=float)  # (examples, 2)
+        clean, robust = pairs[:, 0].mean(), pairs.min(axis=1).mean()
+        measures["vqa_accuracy"] = {"clean": float(clean), "robust": float(robust)}
+    # Of a sample some pairs of a sentence are missing, which would look consistent.
+    if evidence.setting.protocol["corpus"] == "nlvr2" and complete:
+        right = correctness(worst)
+        identifiers = [row.id for row in worst]
+        measures["consistency"] = {
+            "clean": nlvr2_consistency(right[:, 0], identifiers),
+            "robust": nlvr2_consistency(right.all(axis=1), identifiers),
+        }
+    return measures
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
