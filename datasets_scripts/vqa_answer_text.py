@@ -20,10 +20,8 @@ _DIGIT_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32  # the code passes re.UNICODE, which is 32, where the number of replacements belongs
 _ARTICLES = ("a", "an", "the")
-_NUMBERS = dict(
-    zip("zero one two three four five six seven eight nine ten".split(), map(str, range(11)), strict=True)
-)
-_NUMBERS["none"] = "0"
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten".split()
+_NUMBERS: dict[str, str] = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
 _CONTRACTED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
 he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't
@@ -37,7 +35,7 @@ you've
 # Each form without one of its apostrophes. Not im, ive, lets and shes: the official table has the first two
 # in capitals, which lower-cased words never match, and maps let's and she's to themselves. One entry is
 # reversed there.
-_CONTRACTIONS = {
+_CONTRACTIONS: dict[str, str] = {
     form[:place] + form[place + 1 :]: form
     for form in _CONTRACTED
     for place, letter in enumerate(form)

@@ -15,6 +15,7 @@ COMMANDS = {
         "rmcl_hub.evaluation.retrieval_command",
         "rank captions for pictures and back, over galleries",
     ),
+    "vqa-answers": ("rmcl_hub.evaluation.vqa_answer_file", "write a model's answers for VQA's server"),
     "data": ("rmcl_hub.datasets_scripts.data_command", "prepare corpora as shards, and check them"),
     "rescore": ("rmcl_hub.evaluation.rescore", "score stored adversarial examples again"),
 }
