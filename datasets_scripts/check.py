@@ -119,16 +119,17 @@ def describe_check(report: CheckReport) -> list[str]:
         "| corpus | split | rows | pictures | texts | length in word pieces | damages |",
         "|---|---|---|---|---|---|---|",
     ]
-    for split in report.splits:
-        lines.append(
-            f"| {split.corpus} | {split.split} | {split.rows:,} | {split.images:,} | {split.texts:,} | "
-            f"{split.mean_length:.2f} ± {split.std_length:.2f} | {len(split.problems):,} |"
-        )
+    lines += [
+        f"| {split.corpus} | {split.split} | {split.rows:,} | {split.images:,} | {split.texts:,} | "
+        f"{split.mean_length:.2f} ± {split.std_length:.2f} | {len(split.problems):,} |"
+        for split in report.splits
+    ]
     lines += ["", "Pictures are told apart by their pixels; lengths are without special tokens."]
     for pair in report.shared:
         verdict = "TEST PICTURES ARE TRAINED ON: " if pair.contaminated else ""
         lines.append(
-            f"- {verdict}{pair.first} and {pair.second} share {pair.images:,} pictures, {pair.image_ids:,} image ids."
+            f"- {verdict}{pair.first} and {pair.second} share {pair.images:,} pictures and "
+            f"{pair.image_ids:,} image ids."
         )
     if not report.shared:
         lines.append("- No two splits share a picture or an image id; near duplicates were not looked for.")

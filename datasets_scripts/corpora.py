@@ -59,8 +59,8 @@ def load_corpus(
     """Load one split; streaming gives the same rows in the same order.
 
     Args:
-        location: A folder of shards, `hf://datasets/<user>/<name>@<commit>`, or a folder of published files. A
-            folder with a manifest is one of shards.
+        location: A folder of shards, `hf://datasets/<user>/<name>@<commit>`, or a folder of published files.
+            A folder with a manifest is one of shards.
         split: One of the corpus's.
         corpus: Its name; needed for published files, and checked against the manifest of shards.
         streaming: Return a `datasets.IterableDataset` instead of a `datasets.Dataset`.
@@ -72,8 +72,8 @@ def load_corpus(
     Raises:
         ValueError: If corpus or split do not exist, or the shards are another corpus's.
         FileNotFoundError: If the files are not there.
-        OSError: If a file is cut off or damaged. Damage that does not change a shard's size shows when a stream
-            comes to it; `rmcl-hub data check` finds it before.
+        OSError: If a file is cut off or damaged. Damage that does not change a shard's size shows when a
+            stream comes to it; `rmcl-hub data check` finds it before.
     """
     published = corpus is not None and not str(location).startswith("hf://")
     if published and not (Path(location) / MANIFEST).is_file():
@@ -137,7 +137,7 @@ def _explain_damage(what: str) -> Iterator[None]:
         yield
     except DatasetGenerationError as error:
         raise OSError(
-            f"{what} cannot be read: {error.__cause__ or error}. `rmcl-hub data check` names the damaged shards."
+            f"{what} cannot be read: {error.__cause__ or error}. `rmcl-hub data check` names damaged shards."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The card of a prepared corpus: its splits for `datasets.load_dataset` and the Hub, its counts for a reader."""
+"""The card of a prepared corpus: splits for `datasets.load_dataset` and the Hub, counts for the reader."""
 
 import yaml
 
@@ -70,11 +70,12 @@ def _difference(name: str, split: SplitManifest, documented: SplitSize | None) -
     if documented is None or (split.images, split.texts) == (documented.images, documented.texts):
         return None
     parts = [
-        f"{abs(count - expected):,} {what} {'more' if count > expected else 'fewer'}"
+        f"{abs(count - expected):,} {'more' if count > expected else 'fewer'} {what}"
         for count, expected, what in (
             (split.images, documented.images, "pictures"),
             (split.texts, documented.texts, "texts"),
         )
         if count != expected
     ]
-    return f"- {name} has {' and '.join(parts)} than documented; {sum(split.dropped.values()):,} rows were left out."
+    left_out = sum(split.dropped.values())
+    return f"- {name} has {' and '.join(parts)} than documented; {left_out:,} rows were left out."

@@ -37,7 +37,7 @@ def prepare(
     unofficial: bool = False,
     shard_format: ShardFormat = "parquet",
 ) -> Manifest:
-    """Write a corpus's splits as shards, its manifest and its card; what is already there and unchanged is kept.
+    """Write a corpus's splits as shards, with manifest and card; what is there and unchanged is kept.
 
     Args:
         corpus: Its builder.
@@ -150,7 +150,7 @@ class _Run:
         keep = {path for job in jobs for path in (job.target, job.receipt_path)}
         stale = set((self.output_dir / "data").glob(f"{split}-[0-9]*-of-*")) - keep
         if (unwritten or stale) and self.manifest.splits.pop(split, None):
-            self.write_manifest()  # whatever happens from here on, the manifest lists no shard that is not there
+            self.write_manifest()  # whatever happens now, it lists no shard that is not there
         for path in stale:
             path.unlink()
         pictures = sum(self._count_stored_pictures(job.rows) for job in unwritten)
@@ -160,7 +160,7 @@ class _Run:
         self.write_manifest()
 
     def _count_stored_pictures(self, rows: list[Row]) -> int:
-        """Rows, or for Parquet, which stores a picture of neighbours once, runs of rows on the same picture."""
+        """Rows; for Parquet, which stores a picture of neighbours once, runs of rows on one picture."""
         if self.shard_format == "webdataset":
             return len(rows)
         columns = image_columns(self.corpus.task)
@@ -222,8 +222,9 @@ def _mean_picture_bytes(
     problems, folder.dropped = folder.dropped - counted, counted
     if not sizes:
         raise EmptySplitError(
-            f"{name}: of {len(rows):,} rows, {len(sample):,} were tried, and none can be used ({_in_words(problems)}; "
-            f"such as {sample[0][columns[0]]}). Are the pictures downloaded to {folder.root}? See {corpus.homepage}."
+            f"{name}: {len(sample):,} of {len(rows):,} rows were tried, and none can be used "
+            f"({_in_words(problems)}; the first is {sample[0][columns[0]]}). Are the pictures downloaded to "
+            f"{folder.root}? See {corpus.homepage}."
         )
     return sum(sizes) // len(sizes)
 
@@ -240,7 +241,8 @@ def _explain_full_disk(output_dir: Path) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         raise OSError(
-            f"The disk of {output_dir} is full. Make room and run the same command again: finished shards are kept."
+            f"The disk of {output_dir} is full. Make room and run the same command again: finished shards are "
+            "kept."
         ) from error
 
 
@@ -248,8 +250,8 @@ def _check_space(output_dir: Path, split: str, needed: int) -> None:
     free = shutil.disk_usage(output_dir).free
     if needed > free:
         raise OSError(
-            f"{split} needs about {needed / 1e9:.1f} GB more in {output_dir}, whose disk has {free / 1e9:.1f} GB "
-            "free; make room, or give another --output-dir."
+            f"{split} needs about {needed / 1e9:.1f} GB more in {output_dir}, whose disk has "
+            f"{free / 1e9:.1f} GB free; make room, or give another --output-dir."
         )
 
 

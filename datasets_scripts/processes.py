@@ -32,11 +32,11 @@ def map_in_processes(
         yield from map(function, jobs)
         return
     try:
-        # Started afresh rather than forked: threads of Arrow or torch may hold locks that a fork would never free.
+        # Started afresh rather than forked: a fork would never free the locks of Arrow's or torch's threads.
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             yield from pool.map(function, jobs)
     except BrokenProcessPool as error:
         raise OSError(
-            "A worker process was killed, probably for want of memory; run the same command again with a smaller "
-            "--num-workers: what is finished is kept."
+            "A worker process was killed, probably for want of memory; run the same command again with a "
+            "smaller --num-workers: what is finished is kept."
         ) from error

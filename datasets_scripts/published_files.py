@@ -19,8 +19,8 @@ def check_sizes(corpus: type[OfficialBuilder], root: Path) -> None:
             continue
         source = f" with `curl -C - -O {published.url}`" if published.url else ""
         raise ValueError(
-            f"{path} has {path.stat().st_size:,} bytes, but {published.size:,} are published: a half-finished "
-            f"download? Fetch the rest{source}, or accept another edition with --unofficial."
+            f"{path} has {path.stat().st_size:,} bytes, but {published.size:,} are published: is the download "
+            f"half-finished? Fetch the rest{source}, or accept another edition with --unofficial."
         )
 
 
@@ -53,7 +53,7 @@ def check_checksums(
         if sha256_of(path, f"check {name}") != published.sha256:
             source = f" from {published.url}" if published.url else ""
             raise ValueError(
-                f"{path} has another checksum than the published {published.sha256}: fetch it again{source}, or "
-                "accept it with --unofficial."
+                f"{path} has another checksum than the published {published.sha256}: fetch it again{source}, "
+                "or accept it with --unofficial."
             )
         yield name, published.sha256

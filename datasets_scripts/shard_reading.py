@@ -1,4 +1,4 @@
-"""What one shard holds: counts, lengths of texts, and small stand-ins for its pictures; nothing else is kept."""
+"""What one shard holds: counts, lengths of texts, and hashes in place of its pictures."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -107,8 +107,8 @@ def load_tokenizer(folder: str | None) -> Any:
         return BertTokenizerFast(str(vocabulary_path()))
     if not Path(folder).is_dir():
         raise FileNotFoundError(
-            f"There is no folder {folder} with a tokenizer; give one that `save_pretrained` wrote, such as that of "
-            "bert-base-uncased."
+            f"There is no folder {folder} with a tokenizer; give one that `save_pretrained` wrote, such as "
+            "that of bert-base-uncased."
         )
     return AutoTokenizer.from_pretrained(folder)
 

@@ -148,7 +148,7 @@ def _note_ids(rows: Iterable[Row], id_column: str, ids: set[str]) -> Iterator[Ro
 
 def _write_parquet(path: Path, task: str, rows: Iterable[Row]) -> None:
     schema, iterator = FEATURES[task].arrow_schema, iter(rows)
-    # Pictures are compressed already, but questions about the same one follow each other: zstd stores it once.
+    # Pictures are compressed already, but zstd stores once what neighbours share: the picture of questions.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
         while group := list(islice(iterator, ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

@@ -95,7 +95,7 @@ class PreparedCorpus:
         location: A folder, or `hf://datasets/<user>/<name>@<commit>`.
 
     Raises:
-        ValueError: If a Hub address names no commit: what a branch or a tag holds can move, and results with it.
+        ValueError: If a Hub address names no commit: what branch or tag holds can change, results with it.
         FileNotFoundError: If there is no manifest.
     """
 
@@ -103,16 +103,16 @@ class PreparedCorpus:
         self.location = str(location).rstrip("/")
         if self.location.startswith("hf://") and not re.search(r"@[0-9a-f]{40}$", self.location):
             raise ValueError(
-                f"{self.location} names no commit, so its rows could change under a result; end it with @ and the "
-                "40 digits of a commit, which the repository's history shows."
+                f"{self.location} names no commit, so its rows could change under a result; end it with @ and "
+                "the 40 digits of a commit, which the repository's history shows."
             )
         try:
             with fsspec.open(f"{self.location}/{MANIFEST}", "rt", encoding="utf-8") as stream:
                 self.manifest = Manifest.from_json(stream.read())
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{self.location} holds no {MANIFEST}, so it is no prepared corpus; make one with `rmcl-hub data "
-                "prepare`, or name the corpus whose published files these are."
+                f"{self.location} holds no {MANIFEST}, so it is no prepared corpus; make one with `rmcl-hub "
+                "data prepare`, or name the corpus whose published files these are."
             ) from error
         except ValueError as error:
             raise ValueError(f"{self.location}: {error}") from error
@@ -173,15 +173,15 @@ def open_shard(address: str) -> pq.ParquetFile:
 def missing_shard(address: str) -> FileNotFoundError:
     """The error that says which shard is not there, and what to do."""
     return FileNotFoundError(
-        f"Shard {address} is missing; fetch it, or run `rmcl-hub data prepare` again: the other shards are kept."
+        f"Shard {address} is missing; fetch it, or run `rmcl-hub data prepare` again: the others are kept."
     )
 
 
 def unreadable_shard(address: str, reason: Exception | str) -> OSError:
     """The error that says which shard is damaged, and what to do."""
     return OSError(
-        f"Shard {address} cannot be read ({reason}): half-written or damaged. Remove it and run `rmcl-hub data prepare` "
-        "again, or fetch it again: the other shards are kept."
+        f"Shard {address} cannot be read ({reason}): half-written or damaged. Remove it and run `rmcl-hub "
+        "data prepare` again, or fetch it again: the other shards are kept."
     )
 
 
@@ -200,7 +200,7 @@ def read_row_group(
 
 
 def read_shard(address: str, task: str, shard_format: ShardFormat) -> Iterator[Row]:
-    """All rows of a shard in either format, pictures as `{"bytes": ..., "path": ...}`; a few in memory at a time.
+    """All rows of a shard of either format, pictures as `{"bytes": ..., "path": ...}`, a few at a time.
 
     Raises:
         FileNotFoundError: If it is missing.

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files that hold, for every row, its pictures and a JSON file with the other columns."""
+"""WebDataset shards: tar files with the pictures of each row, and a JSON file of its other columns."""
 
 import io
 import json
