@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from .official_builder import PublishedFile, SplitSize
+from .official_builder import SplitSize
 from .url_corpus import UrlCorpus
 
 _PUBLISHED = {"train": "Train_GCC-training.tsv", "validation": "Validation_GCC-1.1.0-Validation.tsv"}
@@ -17,7 +17,6 @@ class ConceptualCaptions(UrlCorpus):
     """
 
     splits = ("train", "validation")
-    published: ClassVar = {name: PublishedFile() for name in _PUBLISHED.values()}
     documented: ClassVar = {
         "train": SplitSize(3_318_333, 3_318_333),
         "validation": SplitSize(15_840, 15_840),

@@ -61,6 +61,7 @@ class OfficialBuilder(datasets.GeneratorBasedBuilder):
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = OfficialConfig
+    config: OfficialConfig
 
     task: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
@@ -152,11 +153,14 @@ class OfficialBuilder(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         root = self.config.data_dir
+        if root is None:
+            raise ValueError(f"{type(self).__name__} needs data_dir, the folder with the published files.")
         folder = self.open(root)
         wanted = self.config.wanted or [split for split in self.splits if self.has_split(folder, split)]
         if not wanted:
             raise FileNotFoundError(
-                f"{root} holds the annotations of none of the splits {', '.join(self.splits)} of {self.name}."
+                f"{root} holds the annotations of none of the splits {', '.join(self.splits)} of "
+                f"{type(self).__name__}; see {self.homepage} for the files."
             )
         return [
             datasets.SplitGenerator(

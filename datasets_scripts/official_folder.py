@@ -94,9 +94,8 @@ class OfficialFolder:
 
     def has(self, *names: str) -> bool:
         """Whether a file is there under one of its names, unpacked or packed."""
-        return any((self.root / name).is_file() for name in names) or not self._index().keys().isdisjoint(
-            names
-        )
+        safe = [name for name in names if is_safe_path(name)]
+        return any((self.root / name).is_file() or name in self._index() for name in safe)
 
     def read_picture(self, name: str) -> bytes:
         """Bytes of a picture, by its path in the corpus.

@@ -1,6 +1,7 @@
 """Corpora that are published as lists of addresses, in the folders into which img2dataset fetched them."""
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,8 +43,9 @@ class UrlCorpus(OfficialBuilder):
         """The command that fetches a split's pictures, no larger than ViLT looks at them."""
         return (
             f"img2dataset --url_list {cls.url_lists[split]} {cls.list_options} --output_format webdataset "
-            f"--output_folder {root / split} --image_size 640 --resize_mode keep_ratio_largest "
-            "--resize_only_if_bigger True --compute_hash sha256 --processes_count 16 --thread_count 64"
+            f"--output_folder {shlex.quote(str(root / split))} --image_size 640 "
+            "--resize_mode keep_ratio_largest --resize_only_if_bigger True --compute_hash sha256 "
+            "--processes_count 16 --thread_count 64"
         )
 
     @classmethod
