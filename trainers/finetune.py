@@ -14,6 +14,11 @@ def main(argv: list[str] | None = None) -> int:
     """Fine-tune as a recipe says; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     description = "Train a task head on a pre-trained encoder."
+    words = sys.argv[1:] if argv is None else argv
+    if "--dry-run" in words:
+        from rmcl_hub.trainers.dry_run import dry_run
+
+        return dry_run(FinetuneRecipe, "rmcl-hub finetune", description, words)
     trainer = finetune(recipe_from_command_line(FinetuneRecipe, "rmcl-hub finetune", description, argv))
     logger.info("Saved to %s", trainer.args.output_dir)
     return 0
@@ -41,7 +46,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     if recipe.init_from is None:
         raise ValueError("init_from is missing: give the folder or hub id of a pre-trained encoder.")
     writable_folder(recipe.output_dir)
-    args = training_arguments(TrainingArguments, recipe.output_dir, _with_selection(recipe))
+    args = training_arguments(TrainingArguments, recipe.output_dir, with_selection(recipe))
     set_seed(args.seed)
     data = find_data(recipe)
     processor = AutoProcessor.from_pretrained(recipe.init_from)
@@ -68,7 +73,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     return trainer
 
 
-def _with_selection(recipe: FinetuneRecipe) -> dict[str, Any]:
+def with_selection(recipe: FinetuneRecipe) -> dict[str, Any]:
     """The recipe's training section over the defaults that keep the best checkpoint by validation."""
     given = {**recipe.training, "batch_eval_metrics": True}  # accuracy adds up; no logits are kept
     strategy = given.setdefault("eval_strategy", "epoch" if recipe.data.corpora else "no")
@@ -90,10 +95,11 @@ def load_finetuned(task: str, folder: Any) -> tuple[Any, Any]:
     """Model and processor that `finetune` saved."""
     from transformers import AutoProcessor
 
-    return _model_class(task).from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    return model_class(task).from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 
 
-def _model_class(task: str) -> Any:
+def model_class(task: str) -> Any:
+    """The model with a task's head."""
     from rmcl_hub.modeling_rmcl import (
         RMCLViltForImageAndTextRetrieval,
         RMCLViltForImagesAndTextClassification,
@@ -111,7 +117,7 @@ def _model_class(task: str) -> Any:
 def _build_model(recipe: FinetuneRecipe, answers: Any) -> Any:
     from rmcl_hub.datasets_scripts.schema import ENTAILMENT_LABELS
 
-    load = _model_class(recipe.task).from_pretrained
+    load = model_class(recipe.task).from_pretrained
     if recipe.task == "vqa":
         model = load(recipe.init_from, **_class_names(answers), problem_type=recipe.problem_type)
     elif recipe.task == "snli_ve":

@@ -16,6 +16,11 @@ def main(argv: list[str] | None = None) -> int:
     """Pre-train as a recipe says; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     description = "Pre-train ViLT, or make it robust by RMCL; MCL is the control."
+    words = sys.argv[1:] if argv is None else argv
+    if "--dry-run" in words:
+        from rmcl_hub.trainers.dry_run import dry_run
+
+        return dry_run(PretrainRecipe, "rmcl-hub pretrain", description, words)
     trainer = pretrain(recipe_from_command_line(PretrainRecipe, "rmcl-hub pretrain", description, argv))
     logger.info("Saved to %s", trainer.args.output_dir)
     return 0

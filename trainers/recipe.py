@@ -218,7 +218,7 @@ def recipe_from_command_line(
 
     Args:
         cls: One of the recipe classes of this module.
-        command: Shown in the help, with `description`.
+        command: Shown in the help, with `description`. Its `main` handles `--dry-run`.
         description: One sentence.
         argv: The words after the command; those of the process if None.
         default: Recipe to take when none is named; None makes the name obligatory.
@@ -230,10 +230,12 @@ def recipe_from_command_line(
     words = sys.argv[1:] if argv is None else argv
     is_override = [word.startswith("--") and word != "--help" for word in words]
     first = is_override.index(True) if any(is_override) else len(words)
+    named = "[recipe]" if default else "recipe [--dry-run [--processes N]]"
     parser = argparse.ArgumentParser(
         prog=command,
         description=description,
-        usage=f"{command} {'[recipe]' if default else 'recipe'} [--section.key value ...]",
+        usage=f"{command} {named} [--section.key value ...]",
+        epilog=None if default else "--dry-run checks fields and paths, and tells steps, work and memory.",
     )
     parser.add_argument(
         "recipe", nargs="?" if default else None, default=default, help="YAML file or packaged recipe"
