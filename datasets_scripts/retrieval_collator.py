@@ -1,18 +1,20 @@
 """Retrieval: a picture, its own text, and texts of other pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from tqdm.auto import tqdm
 from transformers import ProcessorMixin
 
 from .official_builder import clean_text
-from .shards import PreparedCorpus, open_shard, unreadable_shard
+from .schema import Row
+from .shards import PreparedCorpus, open_shard, read_row_group, read_shard
 from .task_collators import Batch, PairCollator
 
-_COLUMNS = ["image_id", "captions"]
+_SCHEMA = pa.schema({"image_id": pa.string(), "captions": pa.list_(pa.string())})
 
 
 class RetrievalCollator(PairCollator):
@@ -70,26 +72,36 @@ class RetrievalCollator(PairCollator):
 
 
 def read_captions(corpus: PreparedCorpus, splits: Sequence[str]) -> pa.Table:
-    """All captions of a prepared corpus, without touching its pictures; see `caption_table`.
+    """All captions of a prepared corpus; of Parquet, without touching its pictures. See `caption_table`.
 
     Raises:
         ValueError: If there is no such split.
         FileNotFoundError, OSError: If a shard is missing or damaged.
     """
-    tables = []
-    for address in (file for split in splits for file in corpus.files(split)):
+    addresses = [file for split in splits for file in corpus.files(split)]
+    rows = [
+        row
+        for address in tqdm(addresses, desc="read captions", unit="shard")
+        for row in _rows_without_pictures(corpus, address)
+    ]
+    return caption_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+
+
+def _rows_without_pictures(corpus: PreparedCorpus, address: str) -> Iterator[Row]:
+    if corpus.manifest.format == "parquet":
         with open_shard(address) as shard:
-            try:
-                tables.append(shard.read(columns=_COLUMNS))
-            except (OSError, ValueError) as error:
-                raise unreadable_shard(address, error) from error
-    return caption_table(pa.concat_tables(tables))
+            for group in range(shard.num_row_groups):
+                yield from read_row_group(address, shard, group, columns=_SCHEMA.names)
+    else:  # a tar has no columns: its pictures are read and dropped
+        for row in read_shard(address, corpus.manifest.task, corpus.manifest.format):
+            yield {name: row[name] for name in _SCHEMA.names}
 
 
 def caption_table(rows: pa.Table) -> pa.Table:
     """One row per caption, `image_id` and `caption`, of rows with `image_id` and a list of `captions`."""
     lists = rows["captions"].combine_chunks()
-    owners = rows["image_id"].combine_chunks().take(pc.list_parent_indices(lists))
+    parents = pc.list_parent_indices(lists)  # pyright: ignore[reportAttributeAccessIssue] - made on import
+    owners = rows["image_id"].combine_chunks().take(parents)
     return pa.table({"image_id": owners, "caption": lists.flatten()})
 
 

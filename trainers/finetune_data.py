@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from .pretrain import load_data
 from .recipe import FINETUNING_DATA, FinetuneRecipe
@@ -73,7 +73,7 @@ def read_answers(corpus: Any) -> list[str]:
     address = f"{corpus.location}/{ANSWERS_FILE}"
     try:
         with fsspec.open(address, "rt", encoding="utf-8") as stream:
-            return json.load(stream)
+            return json.load(cast(Any, stream))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{address} is missing: the answers that VQA chooses among. Run `rmcl-hub data prepare "
@@ -106,13 +106,17 @@ def task_collators(recipe: FinetuneRecipe, data: FinetuneData, processor: Any, s
     }
     validation = {**training, "draw_caption": False, "seed": 0, "transform": None}
     if recipe.task == "vqa":
-        return tuple(QuestionCollator(processor, data.answers, **kwargs) for kwargs in (training, validation))
+        training["answers"] = validation["answers"] = data.answers
     if recipe.task == "retrieval":
-        return tuple(
-            RetrievalCollator(processor, _captions(splits, data), recipe.num_negatives, **kwargs)
-            for splits, kwargs in ((data.train, training), (data.validation, validation))
-        )
-    collator = StatementCollator if recipe.task == "nlvr2" else EntailmentCollator
+        training["num_negatives"] = validation["num_negatives"] = recipe.num_negatives
+        training["captions"] = _captions(data.train, data)
+        validation["captions"] = _captions(data.validation, data)
+    collator: Any = {
+        "vqa": QuestionCollator,
+        "nlvr2": StatementCollator,
+        "snli_ve": EntailmentCollator,
+        "retrieval": RetrievalCollator,
+    }[recipe.task]
     return collator(processor, **training), collator(processor, **validation)
 
 

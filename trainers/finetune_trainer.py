@@ -67,7 +67,7 @@ class FinetuneTrainer(GuardedTrainer):
         attacked = self._attack(model, inputs) if self.attack is not None and model.training else None
         loss, logits = self._task_loss(model, inputs)
         if attacked is not None:
-            adversarial_loss, _ = self._task_loss(model, attacked)
+            adversarial_loss = self._task_loss(model, attacked)[0]
             self._statistics["clean_loss"].append(loss.detach())
             self._statistics["adversarial_loss"].append(adversarial_loss.detach())
             loss = (loss + self.adversarial_weight * adversarial_loss) / (1 + self.adversarial_weight)
@@ -125,11 +125,9 @@ class FinetuneTrainer(GuardedTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add this process's means since the last log: clean and adversarial loss, and the attack's gain."""
         if "loss" in logs:  # of training, not of an evaluation
-            logs = {
-                **logs,
-                **{name: float(torch.stack(values).mean()) for name, values in self._statistics.items()},
-            }
+            means = {name: float(torch.stack(values).mean()) for name, values in self._statistics.items()}
             self._statistics.clear()
+            logs = {**logs, **means}
         super().log(logs, *args, **kwargs)
 
 

@@ -1,5 +1,7 @@
 """How right a model is during training: one number per evaluation, which chooses the checkpoint."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from transformers import EvalPrediction
 
@@ -25,7 +27,8 @@ class TaskAccuracy:
         Returns:
             `accuracy` in [0, 1] over all batches when `compute_result`, and a new count begins; else empty.
         """
-        logits, labels = prediction.predictions.float().cpu(), prediction.label_ids.cpu()
+        batch: Any = prediction  # of tensors here, of arrays without `batch_eval_metrics`
+        logits, labels = batch.predictions.float().cpu(), batch.label_ids.cpu()
         if labels.ndim == 2:
             accuracy = vqa_accuracy(logits.argmax(dim=1), labels)
         else:

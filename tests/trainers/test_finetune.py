@@ -119,8 +119,10 @@ def logged(trainer, name):
 # From a corpus to a model -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli_ve", "retrieval"])
+@pytest.mark.parametrize(
+    ("task", "streaming"),
+    [("vqa", False), ("nlvr2", True), ("snli_ve", False), ("retrieval", False), ("retrieval", True)],
+)
 def test_a_prepared_corpus_trains_validates_and_saves(pretrained, corpus_of, tmp_path, task, streaming):
     recipe = recipe_of(
         task,

@@ -6,6 +6,8 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 from torch.testing import assert_close
@@ -29,6 +31,7 @@ from rmcl_hub.modeling_rmcl import (
 from rmcl_hub.trainers.arguments import training_arguments
 from rmcl_hub.trainers.attack_seeding import seed_attack
 from rmcl_hub.trainers.finetune_trainer import FinetuneTrainer
+from rmcl_hub.trainers.task_metrics import TaskAccuracy
 
 ANSWERS = ["yes", "no", "red"]
 TASKS = ("vqa", "nlvr2", "snli_ve", "retrieval")
@@ -171,6 +174,57 @@ def test_eight_accumulated_batches_of_one_equal_one_batch_of_eight(build, task, 
         assert_close(value, weights(whole)[name], atol=3e-5, rtol=1e-3)
         moved = max(moved, (value - start[name]).abs().max().item())
     assert moved > 1e-3
+
+
+@pytest.fixture
+def forget_processes():
+    """Accelerate keeps what it learned about the processes for good; other tests must not inherit it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("forget_processes")
+def test_two_processes_do_what_one_does(build, rows, tmp_path):
+    """With what could go wrong: two forwards per backward, patches embedded outside the model's forward, and
+    an evaluation whose rows do not divide by two.
+    """
+
+    def run(name, batch_size):
+        trainer = build(
+            "retrieval",
+            image_attack=PGD(0.05, step_size=0.05, num_steps=1),
+            compute_metrics=TaskAccuracy(),
+            eval_dataset=rows[:7],
+            learning_rate=0.01,  # small, lest two steps make much of rounding
+            max_steps=2,
+            per_device_train_batch_size=batch_size,
+            per_device_eval_batch_size=2,
+            eval_strategy="steps",
+            eval_steps=1,
+            batch_eval_metrics=True,
+        )
+        trainer.train()
+        accuracy, processes = logged(trainer, "eval_accuracy"), trainer.args.world_size
+        result = {"weights": trainer.model.state_dict(), "accuracy": accuracy, "processes": processes}
+        torch.save(result, tmp_path / f"{name}-{trainer.args.process_index}.pt")
+
+    debug_launcher(run, ("two", 4), num_processes=2)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run("one", 8)
+    first, second, one = (torch.load(tmp_path / f"{name}.pt") for name in ("two-0", "two-1", "one-0"))
+    assert (first["processes"], one["processes"]) == (2, 1)
+    assert first["accuracy"] == pytest.approx(one["accuracy"])
+    assert_close(first["weights"], second["weights"], atol=0, rtol=0)
+    assert_close(first["weights"], one["weights"], atol=1e-4, rtol=1e-3)
+
+
+def test_half_precision_trains(build, image_attack):
+    whole, half = build("retrieval"), build("retrieval", image_attack=image_attack, bf16=True)
+    whole.train()
+    half.train()
+    assert image_attack.results[0].loss_before.dtype == torch.float32
+    assert logged(half, "clean_loss") == pytest.approx(logged(whole, "loss"), rel=0.02)
 
 
 # Adversarial training ---------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Groups of texts: what may be a negative, when it changes, and that pictures are not read for it."""
 
+import io
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +10,7 @@ import torch
 from rmcl_hub.datasets_scripts.retrieval_collator import RetrievalCollator, caption_table, read_captions
 from rmcl_hub.datasets_scripts.schema import FEATURES
 from rmcl_hub.datasets_scripts.shards import Manifest, PreparedCorpus, Shard, SplitManifest
+from rmcl_hub.datasets_scripts.webdataset_shards import write_samples
 
 TWIN = "The  DOG sits"  # of image-0's second caption
 
@@ -81,6 +84,18 @@ def test_too_few_captions_are_an_error(processor, pairs):
     collator = RetrievalCollator(processor, caption_table(rows[:0]), num_negatives=2)
     with pytest.raises(ValueError, match="Among 0 captions only 0"):
         collator(pairs[:1])
+
+
+def test_captions_of_a_corpus_of_tars_are_read_too(tmp_path, pairs):
+    buffer = io.BytesIO()
+    pairs[0]["image"].save(buffer, "PNG")
+    row = {"image": {"bytes": buffer.getvalue(), "path": "a.png"}, "image_id": "a", "captions": ["x", "y"]}
+    write_samples(tmp_path / "train.tar", "captions", [{**row, "concept": "a", "source": "coco"}])
+    split = SplitManifest(1, 1, 2, {}, [Shard("train.tar", 1, 1, "")])
+    manifest = Manifest("sbu", "captions", "1.0.0", "", {"train": split}, format="webdataset")
+    (tmp_path / "manifest.json").write_text(manifest.to_json())
+    table = read_captions(PreparedCorpus(str(tmp_path)), ["train"])
+    assert table.to_pydict() == {"image_id": ["a", "a"], "caption": ["x", "y"]}
 
 
 def test_captions_of_a_corpus_come_from_all_shards_of_the_splits(tmp_path):
