@@ -107,7 +107,7 @@ def answer_questions(
             with torch.no_grad():
                 best = victim.logits(batch["clean_embedding"], batch).argmax(dim=1).tolist()
             for row, index in zip(rows, best, strict=True):
-                yield AnswerEntry(question_id=_number(row["question_id"]), answer=task.answers[index])
+                yield AnswerEntry(question_id=_number(row["question_id"]), answer=task.answers[int(index)])
             progress.update(len(rows))
 
 

@@ -162,3 +162,25 @@ def loopback_hub():
     yield serve
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def task_corpora(tmp_path_factory):
+    """Folders of VQAv2, NLVR2 and SNLI-VE by name; tests leave them as they are."""
+    from rmcl_hub.datasets_scripts import miniature_tasks
+
+    root = tmp_path_factory.mktemp("tasks")
+    writers = {
+        "vqav2": miniature_tasks.write_vqav2,
+        "nlvr2": miniature_tasks.write_nlvr2,
+        "snli_ve": miniature_tasks.write_snli_ve,
+    }
+    for name, write in writers.items():
+        write(root / name)
+    return {name: root / name for name in writers}
+
+
+@pytest.fixture
+def copy_of_task(task_corpora, tmp_path):
+    """Makes a copy of a miniature task that a test may change."""
+    return lambda name: shutil.copytree(task_corpora[name], tmp_path / name)
