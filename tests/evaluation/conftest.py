@@ -7,14 +7,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import BertTokenizerFast, ViltImageProcessor, ViltProcessor
 
 from rmcl_hub.attacks.base import AttackResult
 from rmcl_hub.attacks.threat_model import ThreatModel
+from rmcl_hub.datasets_scripts.corpora import CORPORA
+from rmcl_hub.datasets_scripts.miniatures import write_coco_captions
+from rmcl_hub.datasets_scripts.prepare import prepare
+from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path
 from rmcl_hub.evaluation.compare import RETENTION, compare_models, count_conclusions
 from rmcl_hub.evaluation.outcomes import Outcome, summarise
 from rmcl_hub.evaluation.pictures import picture_pair
 from rmcl_hub.evaluation.retrieval import recall_numbers
 
+COCO_SPLITS = ("train", "restval", "validation", "test")
 WORDS = ["[PAD]", "red", "blue", "apple", "boat", "is", "it"]
 
 
@@ -265,3 +271,46 @@ def outcomes():
 @pytest.fixture
 def random_outcomes_of():
     return random_outcomes
+
+
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory):
+    """Folder of a prepared miniature COCO."""
+    return prepare_coco(tmp_path_factory.mktemp("coco"), COCO_SPLITS)
+
+
+@pytest.fixture(scope="session")
+def coco_without_test(tmp_path_factory):
+    """The same as far as somebody got who forgot the test split."""
+    return prepare_coco(tmp_path_factory.mktemp("coco-train"), COCO_SPLITS[:-1])
+
+
+def prepare_coco(folder, splits):
+    write_coco_captions(folder / "official")
+    prepare(
+        CORPORA["coco_captions"],
+        folder / "official",
+        folder / "shards",
+        splits,
+        num_workers=1,
+        unofficial=True,
+    )
+    return folder / "shards"
+
+
+@pytest.fixture
+def save_tiny(tmp_path, tiny_config):
+    """Function from a model class to the folder of a random model of it, with its processor."""
+    tokenizer = BertTokenizerFast(str(vocabulary_path()))
+    tiny_config.vocab_size, tiny_config.cls_token_id = len(tokenizer), tokenizer.cls_token_id
+
+    def save(model_class, **settings):
+        for name, value in settings.items():
+            setattr(tiny_config, name, value)
+        folder = tmp_path / model_class.__name__
+        model_class(tiny_config).save_pretrained(folder)
+        images = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
+        ViltProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+        return folder
+
+    return save

@@ -13,6 +13,7 @@ from rmcl_hub.evaluation.attack_suite import LossAttack
 from rmcl_hub.evaluation.audit import RULES, judge
 from rmcl_hub.evaluation.evidence import Evidence, Setting
 from rmcl_hub.evaluation.outcomes import AttackCost, Outcome
+from rmcl_hub.evaluation.protocol_data import UNNAMED
 
 NUM_EXAMPLES = 200
 EPSILON = 4 / 255
@@ -154,6 +155,7 @@ FAULTS = [
     (18, "unreliable", False, lambda e: overlap(e, same_pixels=1)),
     (18, "unreliable", False, lambda e: overlap(e, same_ids=1)),
     (18, "unreliable", False, lambda e: in_setting(e, overlap=None)),
+    (18, "unreliable", False, lambda e: in_setting(e, protocol={**UNNAMED, "contamination": "seen before"})),
     (19, "unreliable", False, lambda e: change(e, "all", rows=40, clean_prediction=0)),
     (20, "unreliable", False, lambda e: e.probes.update(seeds=[0.3])),
     (22, "unreliable", True, lambda e: e.probes["surface"].update(agree_share=0.9)),
@@ -255,3 +257,24 @@ def test_convergence_is_counted_over_all_examples(evidence):
         replace(row, id=f"{row.id}-{part}") for part in range(3) for row in evidence.outcomes["all"]
     ]
     assert judge(evidence).checks[12].status == "pass"
+
+
+@pytest.mark.parametrize("overlap_is_known", [True, False])
+def test_a_contaminated_protocol_is_named_in_the_reasons(evidence, overlap_is_known):
+    in_setting(evidence, protocol={**UNNAMED, "contamination": "all test pictures are trained on"})
+    if not overlap_is_known:
+        in_setting(evidence, overlap=None)
+    judgement = judge(evidence)
+    assert not judgement.publishable
+    (reason,) = judgement.reasons
+    assert reason.startswith(
+        "rule 18, splits are apart: contaminated protocol: all test pictures are trained on;"
+    )
+
+
+def test_how_training_pictures_were_compared_is_told(evidence):
+    overlap(evidence, how="file by file with 5 of 9 training rows, by id with all")
+    detail = judge(evidence).checks[17].detail
+    assert (
+        "ids are in the training data too (file by file with 5 of 9 training rows, by id with all);" in detail
+    )

@@ -219,6 +219,9 @@ class TestNumbers:
         assert facts["code"] == record["code"]["revision"]
         for name, version in record["code"]["versions"].items():
             assert f"{name} {version}" in facts["versions"]
+        assert facts["protocol"] == "embedded openpairs, test"
+        assert "Data: embedded openpairs, test. Per cent" in page.text
+        assert "contaminated" not in page.text
         for threat in record["threats"].values():
             assert f"{threat['sentence']} [{threat['digest']}]" in page.text.replace("[ ", "[")
 
@@ -358,6 +361,30 @@ class TestOptionalParts:
         assert "first" not in page.tables[2][0]
         assert "nobody has said" in page.text
         assert "whether a test picture was trained on is unknown" in page.text
+
+    def test_a_contaminated_protocol_is_warned_of_at_the_top(self, record):
+        record["protocol"] |= {"name": "thesis", "corpus": "vqav2", "splits": ["rest_val"], "location": "/v"}
+        record["protocol"]["contamination"] = f"trained on it {EVIL}"
+        record["data"]["overlap"]["how"] = "file by file with 5 of 9 rows"
+        page = Page(render_robustness_report(record, []))
+        warning = (
+            f"contaminated thesis protocol of vqav2, rest_val (contaminated): trained on it {EVIL}. These"
+        )
+        assert warning in page.text
+        assert page.text.index(warning) < page.text.index("Threat models")
+        (facts,) = [dict(table) for table in page.tables if table[0][0] == "model"]
+        assert facts["what is wrong with it"] == f"trained on it {EVIL}"
+        assert facts["read from"] == "/v"
+        assert facts["training data"].endswith("pictures too, file by file with 5 of 9 rows")
+        assert "Training and test pictures were compared file by file with 5 of 9 rows; near" in page.text
+
+    def test_measures_of_the_task(self, record, page):
+        assert "VQA accuracy" not in page.text
+        record["threats"]["linf-4"]["vqa_accuracy"] = {"clean": 0.614, "robust": 0.205}
+        record["threats"]["linf-4"]["consistency"] = {"clean": 0.3, "robust": 0.0}
+        text = Page(render_robustness_report(record, [])).text
+        assert "VQA accuracy (mean soft score), clean and under attack: linf-4 61.4 and 20.5 %." in text
+        assert "NLVR2 consistency, clean and under attack: linf-4 30.0 and 0.0 %." in text
 
     def test_name(self, record, page):
         assert page.headings[0] == ("h1", "Robustness of RMCLViltForQuestionAnswering: vqa")

@@ -163,6 +163,29 @@ class TestAttackTask:
         assert [row.delta_linf for row in result.outcomes] == pytest.approx([0.05] * 12, abs=1e-6)
         assert len(result.pairs) == 1
 
+    def test_soft_scores_are_those_of_the_predictions_and_a_union_has_the_lowest(
+        self, model, rows, collate, shift_attack
+    ):
+        scores = torch.rand(12, 2, generator=torch.Generator().manual_seed(3))
+
+        def collate_soft(chosen):
+            return {**collate(chosen), "labels": scores[[int(row["question_id"][1:]) for row in chosen]]}
+
+        attacks = {"up": shift_attack(shift=0.2), "down": shift_attack(shift=-0.2)}
+        unions = {"both": ["up", "down"]}
+        result = attack_rows(model, rows, collate_soft, attacks, batch_size=5, unions=unions)
+        found = {name: [row for row in result.outcomes if row.attack == name] for name in (*attacks, *unions)}
+        clean = logits_of(model, collate(rows)).argmax(1)
+        for group in found.values():
+            assert [row.clean_score for row in group] == pytest.approx(scores[range(12), clean].tolist())
+        for row, score in zip(found["up"], scores, strict=True):
+            assert row.adversarial_score == pytest.approx(score[row.adversarial_prediction].item())
+        assert any(row.clean_score != row.adversarial_score for row in found["both"])
+        for up, down, both in zip(found["up"], found["down"], found["both"], strict=True):
+            assert both.adversarial_score == min(up.adversarial_score, down.adversarial_score)
+        hard = attack_rows(model, rows, collate, attacks, batch_size=5, unions=unions)
+        assert {(row.clean_score, row.adversarial_score) for row in hard.outcomes} == {(None, None)}
+
     def test_real_head_and_real_attacks(self, tiny_config, tiny_tokenizer, tiny_batch):
         tiny_config.num_labels = 3
         vqa = RMCLViltForQuestionAnswering(tiny_config)
