@@ -84,7 +84,7 @@ def load_corpus(
             f"{location} holds {prepared.manifest.corpus}, not {corpus}; give the folder of {corpus}."
         )
     prepared.check_files(split)
-    with _explain_damage(f"{location} ({split})"):
+    with _explain_damage(f"{location} ({split})", " `rmcl-hub data check` names the damaged shards."):
         return _load_prepared(prepared, split, streaming, cache_dir)
 
 
@@ -132,13 +132,11 @@ def _built(builder: Any, split: str, streaming: bool) -> datasets.Dataset | data
 
 
 @contextmanager
-def _explain_damage(what: str) -> Iterator[None]:
+def _explain_damage(what: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except DatasetGenerationError as error:
-        raise OSError(
-            f"{what} cannot be read: {error.__cause__ or error}. `rmcl-hub data check` names damaged shards."
-        ) from error
+        raise OSError(f"{what} cannot be read: {error.__cause__ or error}.{remedy}") from error
 
 
 def _fingerprint(root: Path) -> str:

@@ -241,8 +241,8 @@ def _explain_full_disk(output_dir: Path) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         raise OSError(
-            f"The disk of {output_dir} is full. Make room and run the same command again: finished shards are "
-            "kept."
+            f"The disk of {output_dir} is full. Make room and run the same command again: it goes on, and "
+            "finished shards are kept."
         ) from error
 
 

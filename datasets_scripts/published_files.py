@@ -15,12 +15,14 @@ def check_sizes(corpus: type[OfficialBuilder], root: Path) -> None:
     """
     for name, published in corpus.published.items():
         path = root / name
-        if published.size is None or not path.is_file() or path.stat().st_size == published.size:
+        if published.size is None or not path.is_file():
+            continue
+        if (size := path.stat().st_size) == published.size:
             continue
         source = f" with `curl -C - -O {published.url}`" if published.url else ""
         raise ValueError(
-            f"{path} has {path.stat().st_size:,} bytes, but {published.size:,} are published: is the download "
-            f"half-finished? Fetch the rest{source}, or accept another edition with --unofficial."
+            f"{path} has {size:,} bytes, but {published.size:,} are published. If the download "
+            f"is half-finished, fetch the rest{source}; accept another edition with --unofficial."
         )
 
 

@@ -10,7 +10,7 @@ import fsspec
 
 from .images import ImageTooLargeError, UnreadableImageError, decode_image, pixel_hash
 from .schema import ID_COLUMNS, Row, image_columns, texts_of
-from .shards import Shard, ShardFormat, read_shard
+from .shards import Shard, ShardFormat, missing_shard, read_shard
 
 _SOURCES = {"vqav2": "coco", "snli_ve": "flickr30k"}
 """Whose image ids the corpora have that do not say it in a column `source`."""
@@ -149,6 +149,6 @@ def _checksum(address: str) -> str:
         with fsspec.open(address, "rb") as stream:
             while chunk := stream.read(1 << 22):
                 digest.update(chunk)
-    except FileNotFoundError:
-        return ""  # `read_shard` says it better
+    except FileNotFoundError as error:
+        raise missing_shard(address) from error
     return digest.hexdigest()

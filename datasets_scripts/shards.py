@@ -103,8 +103,8 @@ class PreparedCorpus:
         self.location = str(location).rstrip("/")
         if self.location.startswith("hf://") and not re.search(r"@[0-9a-f]{40}$", self.location):
             raise ValueError(
-                f"{self.location} names no commit, so its rows could change under a result; end it with @ and "
-                "the 40 digits of a commit, which the repository's history shows."
+                f"{self.location} names no commit, so its rows could change under a result; append @ and the "
+                "40 digits of a commit, which the repository's history shows."
             )
         try:
             with fsspec.open(f"{self.location}/{MANIFEST}", "rt", encoding="utf-8") as stream:

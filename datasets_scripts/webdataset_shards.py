@@ -49,6 +49,8 @@ def read_samples(stream: IO[bytes], task: str) -> Iterator[Row]:
                 yield row
     except tarfile.TarError as error:
         raise OSError(str(error)) from error
+    if pictures:  # a tar file that is cut off between two members looks like a whole one
+        raise OSError("it ends within a row")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
