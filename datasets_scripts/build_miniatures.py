@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rmcl_hub.datasets_scripts import miniatures
+from rmcl_hub.datasets_scripts import miniature_tasks, miniatures
 
 WRITERS = {
     "coco_captions": miniatures.write_coco_captions,
@@ -15,6 +15,9 @@ WRITERS = {
     "sbu_captions": miniatures.write_sbu_captions,
     "conceptual_captions": miniatures.write_conceptual_captions,
     "flickr30k": miniatures.write_flickr30k,
+    "vqav2": miniature_tasks.write_vqav2,
+    "nlvr2": miniature_tasks.write_nlvr2,
+    "snli_ve": miniature_tasks.write_snli_ve,
 }
 
 
