@@ -8,6 +8,7 @@ in the same way. Neither resizes to ViLT's size: its image processor does.
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from PIL import Image, ImageFilter
@@ -16,23 +17,23 @@ from torchvision.transforms.v2 import functional as F
 
 _STRENGTH = 9 / 30  # the magnitude of ViLT's fine-tuning, of 30
 _FACTOR = 0.1 + 1.8 * _STRENGTH
-_DEGREES, _SHIFT = 30 * _STRENGTH, round(100 * _STRENGTH)  # in pixels of the stored picture
+_DEGREES = 30 * _STRENGTH
+_SHIFT = round(100 * _STRENGTH)  # pixels of the stored picture
 _SHEAR = math.degrees(math.atan(0.3 * _STRENGTH))
 
 
-def _shift(
-    picture: Image.Image, x: int = 0, y: int = 0, shear_x: float = 0, shear_y: float = 0
-) -> Image.Image:
+# torchvision declares its functions on tensors; of pictures, hence Any, they give pictures.
+def _shift(picture: Any, x: int = 0, y: int = 0, shear_x: float = 0, shear_y: float = 0) -> Any:
     """Translate and shear; what comes from outside is black, and the upper left corner is the fixed point."""
     return F.affine(picture, angle=0, translate=[x, y], scale=1, shear=[shear_x, shear_y], center=[0, 0])
 
 
-def _solarize_add(picture: Image.Image) -> Image.Image:
-    brighter = picture.point(lambda value: min(value + round(110 * _STRENGTH), 255))
-    return F.solarize(brighter, 128)
+def _solarize_add(picture: Any) -> Any:
+    brighter = [min(value + round(110 * _STRENGTH), 255) for value in range(256)]
+    return F.solarize(picture.point(brighter * 3), 128)
 
 
-RANDAUGMENT: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+RANDAUGMENT: dict[str, Callable[[Any, int], Any]] = {
     "AutoContrast": lambda picture, sign: F.autocontrast(picture),
     "Equalize": lambda picture, sign: F.equalize(picture),
     "Rotate": lambda picture, sign: F.rotate(picture, sign * _DEGREES),
