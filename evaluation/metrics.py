@@ -53,13 +53,17 @@ def _correctness(
     clean_correct: ArrayLike | Tensor, adversarial_correct: ArrayLike | Tensor
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     clean, adversarial = _pair(clean_correct, adversarial_correct, ("clean_correct", "adversarial_correct"))
-    for name, array in (("clean_correct", clean), ("adversarial_correct", adversarial)):
-        # The bootstrap asks thousands of times, always with booleans.
-        if array.dtype != bool and not np.isin(array, (0, 1)).all():
-            raise ValueError(
-                f"{name} holds {array.dtype} values other than 0 and 1; pass `predictions == labels`."
-            )
-    return clean.astype(bool), adversarial.astype(bool)
+    return _truth(clean, "clean_correct"), _truth(adversarial, "adversarial_correct")
+
+
+def _truth(values: ArrayLike | Tensor, name: str) -> NDArray[np.bool_]:
+    array = _array(values, name)
+    # The bootstrap asks thousands of times, always with booleans.
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise ValueError(
+            f"{name} holds {array.dtype} values other than 0 and 1; pass `predictions == labels`."
+        )
+    return array.astype(bool)
 
 
 def robust_accuracy(clean_correct: ArrayLike | Tensor, adversarial_correct: ArrayLike | Tensor) -> float:
@@ -229,16 +233,18 @@ def nlvr2_consistency(correct: ArrayLike | Tensor, identifiers: Sequence[str]) -
         >>> nlvr2_consistency([1, 1, 1, 0], ["dev-0-0-0", "dev-0-1-0", "dev-0-0-1", "dev-0-1-1"])
         0.5
     """
-    right, _ = _correctness(correct, correct)
+    right = _truth(correct, "correct")
     if len(right) != len(identifiers):
         raise ValueError(
             f"correct has {len(right)} examples, identifiers {len(identifiers)}; pass the same examples to "
             "both."
         )
-    if len(set(identifiers)) != len(identifiers):
-        raise ValueError("identifiers come twice; every example counts once.")
     consistent: dict[tuple[str, str, str], bool] = {}
+    seen: set[str] = set()
     for is_right, identifier in zip(right.tolist(), identifiers, strict=True):
+        if identifier in seen:
+            raise ValueError(f"identifier {identifier!r} comes twice; every example counts once.")
+        seen.add(identifier)
         parts = identifier.split("-")
         if len(parts) != 4:
             raise ValueError(

@@ -40,6 +40,12 @@ def random_inputs(name, size=24):
     if name == "vqa_accuracy":
         inputs = {"predictions": generator.integers(4, size=size), "scores": generator.random((size, 4))}
         return inputs, {name: metrics.vqa_accuracy(*inputs.values())}
+    if name == "nlvr2_consistency":
+        inputs = {
+            "correct": right["clean_correct"],
+            "identifiers": [f"dev-{index // 6}-{index % 3}-{index % 6 // 3}" for index in range(size)],
+        }
+        return inputs, {name: metrics.nlvr2_consistency(*inputs.values())}
     if name == "word_change_rate":
         texts = [[" ".join(generator.choice(list("abcd"), size=5)) for _ in range(size)] for _ in range(2)]
         inputs = dict(zip(("clean_texts", "adversarial_texts"), texts, strict=True))
@@ -62,9 +68,9 @@ def part_of(inputs, rows):
     return {name: [values[row] for row in rows] for name, values in inputs.items()}
 
 
-def test_the_seven_metrics_are_there():
+def test_the_eight_metrics_are_there():
     rates = ["attack_success_rate", "flip_rate", "robust_accuracy", "vqa_accuracy", "word_change_rate"]
-    assert sorted([*rates, "perturbation_norm", "recall_at_k"]) == NAMES
+    assert sorted([*rates, "nlvr2_consistency", "perturbation_norm", "recall_at_k"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
