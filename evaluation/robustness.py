@@ -152,7 +152,9 @@ def evaluate_robustness(
 
 
 def _overlap(train: Any, examples: Any) -> Overlap:
-    return (file_overlap if isinstance(train, PreparedSplits) else image_overlap)(train, examples)
+    if isinstance(train, PreparedSplits):
+        return file_overlap(train, examples)
+    return image_overlap(train, examples)
 
 
 def _attack(plan: AttackPlan, num_pairs: int, output_dir: str | Path | None) -> RobustnessResult:

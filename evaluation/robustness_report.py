@@ -9,7 +9,7 @@ from .audit_rules import broken
 from .charts import bar_chart, line_chart
 from .evaluation_schema import check_record
 from .outcomes import OVERALL, Outcome
-from .protocol_data import describe_protocol
+from .protocol_data import ProtocolEntry, describe_protocol
 from .report import CONCLUSIONS, report_template, word_difference
 from .results import write_atomically
 from .rule_explanations import EXPLANATIONS
@@ -120,7 +120,7 @@ def _overlap(overlap: dict[str, Any] | None) -> str:
     )
 
 
-def _protocol(protocol: dict[str, Any]) -> dict[str, str]:
+def _protocol(protocol: ProtocolEntry) -> dict[str, str]:
     facts = {
         "protocol": describe_protocol(protocol) or "rows that a caller passed",
         "what is wrong with it": protocol["contamination"],

@@ -14,10 +14,15 @@ from transformers import (
 )
 
 from rmcl_hub.datasets_scripts.images import UnreadableImageError
+from rmcl_hub.datasets_scripts.schema import ENTAILMENT_LABELS
 from rmcl_hub.evaluation.robustness import evaluate_robustness
 from rmcl_hub.evaluation.tasks import TASKS, build_task, matching_pairs
 from rmcl_hub.evaluation.victims import Victim, as_victim
-from rmcl_hub.modeling_rmcl import RMCLViltForImageAndTextRetrieval, RMCLViltForMaskedLM
+from rmcl_hub.modeling_rmcl import (
+    RMCLViltForImageAndTextRetrieval,
+    RMCLViltForImagesAndTextClassification,
+    RMCLViltForMaskedLM,
+)
 
 GREY = Image.new("RGB", (32, 32), (120, 130, 140))
 
@@ -231,3 +236,31 @@ class TestErrors:
 
 def evaluate(model, processor, data, threat="linf-4", task="image-classification"):
     return evaluate_robustness(model, processor, data, task, [threat], batch_size=2, effort="quick")
+
+
+def test_hypotheses_are_about_one_picture(processor, tiny_config):
+    """The head takes `num_images` pictures per text; labels are indices of the names that reports show."""
+    tiny_config.num_images, tiny_config.modality_type_vocab_size, tiny_config.num_labels = 1, 2, 3
+    model = RMCLViltForImagesAndTextClassification(tiny_config).eval()
+    task = build_task("snli_ve", model, processor)
+    black = Image.new("RGB", (32, 32))
+    rows = [
+        {
+            "image": image,
+            "image_id": "i",
+            "pair_id": f"p{label}",
+            "hypothesis": text,
+            "concept": "i",
+            "label": label,
+        }
+        for label, (image, text) in enumerate([(GREY, "a dog"), (black, "a cat sits"), (GREY, "two birds")])
+    ]
+    batch = task.collate(rows)
+    assert batch["pixel_values"].shape == (3, 1, 3, 32, 32)
+    assert batch["pixel_mask"].shape == (3, 1, 32, 32)
+    assert batch["labels"].tolist() == [0, 1, 2]
+    assert batch["text"] == ["a dog", "a cat sits", "two birds"]
+    assert batch["pixel_values"][1].mean() < batch["pixel_values"][0].mean()
+    assert as_victim(model, processor, "snli_ve").predict(batch).shape == (3, 3)
+    assert tuple(task.answers) == ENTAILMENT_LABELS
+    assert (task.columns.id, task.columns.cluster) == ("pair_id", "concept")
