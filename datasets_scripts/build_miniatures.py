@@ -24,7 +24,8 @@ WRITERS = {
 def main(argv: list[str] | None = None) -> int:
     """Write a folder per corpus; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m rmcl_hub.datasets_scripts.build_miniatures", description=__doc__.partition("\n")[0]
+        prog="python -m rmcl_hub.datasets_scripts.build_miniatures",
+        description="Write miniature corpora in their published layouts.",
     )
     parser.add_argument("output_dir", type=Path, help="gets one folder per corpus")
     output_dir = parser.parse_args(argv).output_dir

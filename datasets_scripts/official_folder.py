@@ -181,9 +181,7 @@ class TarArchive:
             raise _broken(path, error) from error
         self._stream = path.open("rb")
         self._stream.seek(max(0, path.stat().st_size - _TAR_END))
-        if any(
-            self._stream.read()
-        ):  # cut between two members or in a header, which tarfile takes for the end
+        if any(self._stream.read()):  # cut where tarfile takes it for the end: in a header or before one
             raise _broken(path, "its end is missing")
 
     def namelist(self) -> list[str]:

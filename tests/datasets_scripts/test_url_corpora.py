@@ -85,6 +85,15 @@ def test_addresses_without_a_picture_are_counted(tmp_path, miniature_corpora):
     assert dropped == {"not downloaded": 20}
 
 
+def test_of_a_repeated_address_the_first_caption_stays(tmp_path, miniature_corpora):
+    """Whichever arrived first: the shards list them in the opposite order here."""
+    jpeg = rows_of(SbuCaptions, miniature_corpora["sbu_captions"])[0][0]["image"]["bytes"]
+    write_fetched(tmp_path / "train", [("http://a.example/1", f"text {index}", jpeg) for index in range(25)])
+    rows, dropped = rows_of(SbuCaptions, tmp_path)
+    assert [row["captions"] for row in rows] == [["text 0"]]
+    assert dropped == {"duplicate id": 24}
+
+
 @pytest.mark.parametrize("ending", ["_stats.json", ".parquet"])
 def test_an_unfinished_shard_is_named(ending, copy_of):
     root = copy_of("conceptual_captions")
