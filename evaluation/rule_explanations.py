@@ -24,8 +24,8 @@ EXPLANATIONS: dict[int, str] = {
     15: "Trying every combination of words finds more than the search does. Raise the number of candidates.",
     16: "Who knows of a defence attacks it. Say what the model does at test time and add an attack on it.",
     17: "A model can learn to resist the attacks that it was trained with. Add one that it has not seen.",
-    18: "Pictures that were trained on are remembered, or nobody has looked. Give the training data, drop what "
-    "is in both, and evaluate under a clean protocol.",
+    18: "Pictures that were trained on are remembered, or nobody has looked. Give the training data, drop "
+    "what is in both, and evaluate under a clean protocol.",
     19: "The figures contradict each other, so at least one is computed wrongly. Report this as a bug.",
     20: "A figure without an interval, or from one random start, says little. Run at least three seeds.",
     21: "Progress over what? Evaluate the same model without the treatment on the same examples.",
