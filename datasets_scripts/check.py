@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from .processes import map_in_processes
 from .protocols import PROTOCOLS
-from .shard_reading import ReadingJob, ShardContent, load_tokenizer, read_content
+from .shard_reading import ReadingJob, ShardContent, read_content
 from .shards import PreparedCorpus
 
 MAX_SENTENCES = 20
@@ -93,7 +94,11 @@ def check(
         FileNotFoundError: If a location is no prepared corpus, or there is no such tokenizer.
     """
     corpora = [PreparedCorpus(location) for location in dict.fromkeys(locations)]
-    load_tokenizer(tokenizer)  # fails now rather than in all processes
+    if tokenizer is not None and not Path(tokenizer).is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {tokenizer} with a tokenizer; give one that `save_pretrained` wrote, such as "
+            "that of bert-base-uncased."
+        )
     owners = [(corpus, split) for corpus in corpora for split in corpus.manifest.splits]
     contents = {(corpus.location, split): ShardContent() for corpus, split in owners}
     jobs, keys = [], []

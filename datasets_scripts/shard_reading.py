@@ -3,14 +3,11 @@
 import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
-
-import fsspec
 
 from .images import ImageTooLargeError, UnreadableImageError, decode_image, pixel_hash
 from .schema import ID_COLUMNS, Row, image_columns, texts_of
-from .shards import Shard, ShardFormat, missing_shard, read_shard
+from .shards import Shard, ShardFormat, missing_shard, open_address, read_shard
 
 _SOURCES = {"vqav2": "coco", "snli_ve": "flickr30k"}
 """Whose image ids the corpora have that do not say it in a column `source`."""
@@ -91,11 +88,7 @@ def read_content(job: ReadingJob) -> ShardContent:
 
 @lru_cache(maxsize=1)
 def load_tokenizer(folder: str | None) -> Any:
-    """The tokenizer of a folder, or that of the packaged vocabulary.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-    """
+    """The tokenizer of a folder, or that of the packaged vocabulary."""
     from transformers import (
         AutoTokenizer,
         BertTokenizerFast,  # pyright: ignore[reportAttributeAccessIssue] - an alias in transformers 5
@@ -105,11 +98,6 @@ def load_tokenizer(folder: str | None) -> Any:
 
     if folder is None:
         return BertTokenizerFast(str(vocabulary_path()))
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {folder} with a tokenizer; give one that `save_pretrained` wrote, such as "
-            "that of bert-base-uncased."
-        )
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -146,7 +134,7 @@ def _read_row(job: ReadingJob, row: Row, pictures: _Pictures, content: ShardCont
 def _checksum(address: str) -> str:
     digest = hashlib.sha256()
     try:
-        with fsspec.open(address, "rb") as stream:
+        with open_address(address) as stream:
             while chunk := stream.read(1 << 22):
                 digest.update(chunk)
     except FileNotFoundError as error:

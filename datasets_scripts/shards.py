@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import fsspec
 import pyarrow.parquet as pq
@@ -107,8 +107,8 @@ class PreparedCorpus:
                 "40 digits of a commit, which the repository's history shows."
             )
         try:
-            with fsspec.open(f"{self.location}/{MANIFEST}", "rt", encoding="utf-8") as stream:
-                self.manifest = Manifest.from_json(stream.read())
+            with open_address(f"{self.location}/{MANIFEST}") as stream:
+                self.manifest = Manifest.from_json(stream.read().decode("utf-8"))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{self.location} holds no {MANIFEST}, so it is no prepared corpus; make one with `rmcl-hub "
@@ -155,6 +155,12 @@ class PreparedCorpus:
                 raise unreadable_shard(address, f"it has {size:,} bytes instead of {shard.bytes:,}")
 
 
+def open_address(address: str) -> IO[bytes]:
+    """A file on disk or on the Hub, to read."""
+    system, path = fsspec.core.url_to_fs(address)
+    return system.open(path, "rb")
+
+
 def open_shard(address: str) -> pq.ParquetFile:
     """A Parquet shard, wherever it is.
 
@@ -163,7 +169,7 @@ def open_shard(address: str) -> pq.ParquetFile:
         OSError: If it is cut off or damaged.
     """
     try:
-        return pq.ParquetFile(fsspec.open(address, "rb").open())
+        return pq.ParquetFile(open_address(address))
     except FileNotFoundError as error:
         raise missing_shard(address) from error
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
@@ -212,7 +218,7 @@ def read_shard(address: str, task: str, shard_format: ShardFormat) -> Iterator[R
                 yield from read_row_group(address, shard, group)
         return
     try:
-        with fsspec.open(address, "rb") as stream:
+        with open_address(address) as stream:
             yield from read_samples(stream, task)
     except FileNotFoundError as error:
         raise missing_shard(address) from error

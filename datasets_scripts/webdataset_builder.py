@@ -37,6 +37,7 @@ class WebDatasetBuilder(datasets.ArrowBasedBuilder):
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = WebDatasetConfig
+    config: WebDatasetConfig
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES[self.config.task])
