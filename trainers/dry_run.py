@@ -272,8 +272,8 @@ def _describe_work(recipe: RunRecipe, model: Any, schedule: Schedule) -> Iterato
     )
     yield f"                    and {passes.trained} forwards and backwards that train"
     read = rows_per_example(recipe) * examples
-    for name, number in (("text tokens read", tokens.text), ("image tokens read", 1 + tokens.patches)):
-        yield f"  {name:18}{number * read:,} a step, {number * read * steps:,} in all"
+    for name, number in (("text tokens", tokens.text), ("image tokens", 1 + tokens.patches)):
+        yield f"  {name:18}{number * read:,} a step, {number * read * steps:,} in all, once through"
     yield f"  operations        {bound}{flops:.2g} FLOP a step, {flops * steps:.2g} in all"
 
 
