@@ -7,7 +7,10 @@ import pytest
 import yaml
 from transformers import ViltImageProcessor, ViltProcessor
 
+from rmcl_hub.datasets_scripts.miniature_tasks import write_vqav2
 from rmcl_hub.datasets_scripts.openpairs import vqa_answers
+from rmcl_hub.datasets_scripts.prepare import prepare
+from rmcl_hub.datasets_scripts.vqav2 import Vqav2
 from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort
 from rmcl_hub.modeling_rmcl import RMCLViltForQuestionAnswering, RMCLViltModel
 from rmcl_hub.trainers.recipe import PretrainRecipe, load_recipe
@@ -31,12 +34,16 @@ def test_python_examples_run_in_order(tiny_config, tiny_tokenizer, tmp_path, mon
     processor.save_pretrained("runs/quickstart/model")
     monkeypatch.setitem(EFFORTS, "quick", Effort(apgd_steps=2, square_queries=4, word_candidates=2))
 
+    write_vqav2(tmp_path / "downloads")
+    prepare(Vqav2, "downloads", "shards/vqav2", ["train_fit"], num_workers=1, unofficial=True)
+
     namespace = {}
     for code in blocks("python"):
         exec(code, namespace)  # noqa: S102 - the README is ours
 
     assert (namespace["attacked"].loss_after > namespace["attacked"].loss_before).all()
     assert namespace["threat"]["verdict"] in ("trusted", "not converged", "unreliable")
+    assert next(iter(namespace["rows"]))["question"]
     assert capsys.readouterr().out.startswith("tensor(")
 
 
