@@ -96,8 +96,8 @@ def check(
     corpora = [PreparedCorpus(location) for location in dict.fromkeys(locations)]
     if tokenizer is not None and not Path(tokenizer).is_dir():
         raise FileNotFoundError(
-            f"There is no folder {tokenizer} with a tokenizer; give one that `save_pretrained` wrote, such as "
-            "that of bert-base-uncased."
+            f"There is no folder {tokenizer} with a tokenizer; give one that `save_pretrained` wrote, "
+            "such as that of bert-base-uncased."
         )
     owners = [(corpus, split) for corpus in corpora for split in corpus.manifest.splits]
     contents = {(corpus.location, split): ShardContent() for corpus, split in owners}
@@ -184,8 +184,10 @@ def _shared_pictures(
 
 
 def _role(corpus: str, split: str) -> str:
-    """Whether a split is trained or tested on in the clean protocol; of corpora without one, by its name."""
+    """Whether a split is trained or tested on in the clean protocol; by its name if that does not have it."""
     for protocol in PROTOCOLS:
         if (protocol.name, protocol.corpus) == ("clean", corpus):
-            return "train" if split in protocol.train else "test" if split in protocol.test else "validation"
-    return "train" if split.startswith("train") else "test" if split.startswith("test") else "validation"
+            for role in ("train", "validation", "test"):
+                if split in getattr(protocol, role):
+                    return role
+    return next((role for role in ("train", "test") if split.startswith(role)), "validation")

@@ -151,6 +151,27 @@ def test_image_ids_are_compared_within_their_source_only(write_corpus, tokenizer
     assert report.splits[1].images == 1
 
 
+@pytest.mark.parametrize(
+    ("corpus", "split", "contaminated"),
+    [
+        ("vqav2", "train_fit", False),
+        ("vqav2", "train_dev", False),  # chooses checkpoints
+        ("vqav2", "trainable_val", True),
+        ("vqav2", "test_dev", True),  # in no protocol, for its answers are not published
+        ("sbu_captions", "train", False),
+    ],
+)
+def test_roles_are_those_of_the_clean_protocol(corpus, split, contaminated, write_corpus, tokenizer_folder):
+    picture = encoded("red")
+    task = "vqa" if corpus == "vqav2" else "captions"
+    row = question_row(1, 1, picture) if task == "vqa" else caption_row(1, picture)
+    locations = [
+        write_corpus("one", {"train": [caption_row(2, picture)]}),
+        write_corpus("two", {split: [row]}, corpus, task),
+    ]
+    assert check(locations, tokenizer_folder, num_workers=1).passed is not contaminated
+
+
 def test_damage_is_named_and_the_rest_is_still_checked(write_corpus, tokenizer_folder, tmp_path):
     good, bad = caption_row(1, encoded("red")), caption_row(2, b"no picture")
     location = write_corpus(

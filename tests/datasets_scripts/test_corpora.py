@@ -137,9 +137,7 @@ def test_damage_that_keeps_the_size_is_reported_with_the_folder(prepare_coco, ca
 
 @pytest.mark.parametrize("revision", ["", "@main", "@0123abc"])
 def test_an_address_on_the_hub_must_name_a_commit(revision):
-    with pytest.raises(
-        ValueError, match="names no commit, so its rows could change under a result; append"
-    ):
+    with pytest.raises(ValueError, match="names no commit, so its rows could change under a result; append"):
         load_corpus(f"hf://datasets/user/name{revision}", "train")
 
 

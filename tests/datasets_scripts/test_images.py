@@ -8,7 +8,12 @@ import datasets
 import pytest
 from PIL import Image
 
-from rmcl_hub.datasets_scripts.images import ImageTooLargeError, UnreadableImageError, decode_image
+from rmcl_hub.datasets_scripts.images import (
+    ImageTooLargeError,
+    UnreadableImageError,
+    decode_image,
+    pixel_hash,
+)
 from rmcl_hub.datasets_scripts.openpairs import load_openpairs
 
 
@@ -88,3 +93,13 @@ def test_limit_is_inclusive(picture):
     assert decode_image(picture, max_pixels=1200).size == (40, 30)
     with pytest.raises(ImageTooLargeError, match="40 x 30 pixels, more than the limit of 1199"):
         decode_image(picture, max_pixels=1199)
+
+
+def test_the_hash_is_of_size_and_pixels_not_of_the_file(picture):
+    stored = decode_image({"bytes": encode(picture, "PNG"), "path": None})
+    assert pixel_hash(stored) == pixel_hash(picture)
+    other = picture.copy()
+    other.putpixel((3, 4), tuple(255 - value for value in picture.getpixel((3, 4))))
+    assert pixel_hash(other) != pixel_hash(picture)
+    assert pixel_hash(Image.new("RGB", (4, 2))) != pixel_hash(Image.new("RGB", (2, 4)))
+    assert pixel_hash(Image.new("L", (4, 2))) == pixel_hash(Image.new("RGB", (4, 2)))
