@@ -156,7 +156,7 @@ def test_without_paraphrases_there_is_eda(views):
     assert view == eda("a big dog", synonyms, random.Random(0)) != "a big dog"
 
 
-VECTORS = {"original": [1, 0], "same way": [9, 0.1], "near": [1, 1], "across": [0, 3], "against": [-1, 0]}
+VECTORS = {"original": [1, 0], "same way": [9, 0.1], "near": [20, 20], "across": [0, 3], "against": [-1, 0]}
 
 
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])

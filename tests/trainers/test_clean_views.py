@@ -88,6 +88,12 @@ def test_views_depend_on_seed_epoch_and_image_alone(build_collator, pairs):
         assert not same.any()
 
 
+def test_two_images_that_look_alike_have_views_of_their_own(build_collator, pairs):
+    batch = build_collator()([{**pairs[0], "image_id": str(number)} for number in range(6)])
+    assert len(batch["view_pixel_values"].unique(dim=0)) == 6
+    assert len(set(batch["view_text"])) > 3
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_grey_and_print_pictures_have_views(build_collator, pairs, mode):
     stream = io.BytesIO()
