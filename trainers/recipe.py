@@ -230,11 +230,11 @@ def recipe_from_command_line(
     words = sys.argv[1:] if argv is None else argv
     is_override = [word.startswith("--") and word != "--help" for word in words]
     first = is_override.index(True) if any(is_override) else len(words)
-    named = "[recipe]" if default else "recipe [--dry-run [--processes N]]"
+    name, dry_run = ("[recipe]", "") if default else ("recipe", " [--dry-run [--processes N]]")
     parser = argparse.ArgumentParser(
         prog=command,
         description=description,
-        usage=f"{command} {named} [--section.key value ...]",
+        usage=f"{command} {name} [--section.key value ...]{dry_run}",
         epilog=None if default else "--dry-run checks fields and paths, and tells steps, work and memory.",
     )
     parser.add_argument(

@@ -114,11 +114,10 @@ def image_attack_passes(recipe: PretrainRecipe | FinetuneRecipe) -> Passes:
 
 
 def text_attack_passes(recipe: PretrainRecipe | FinetuneRecipe) -> Passes:
-    """Upper bound of `GeometryAttack`: every loop tries all candidates, every change is accepted.
+    """Upper bound of `GeometryAttack`, for a text of `max_text_length` whose words all have substitutes.
 
-    Once forward and back for the clean text, `max_candidates` forwards per loop, and once forward and back
-    after each change but the last that the budget allows. Fewer where a text has fewer words that may be
-    changed, or words fewer candidates.
+    Once forward and back for the clean text, `max_candidates` forwards per loop as if none were accepted, and
+    once forward and back after each change but the last as if all were.
     """
     from rmcl_hub.attacks.geometry import GeometryAttack
 

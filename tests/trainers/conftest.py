@@ -150,3 +150,22 @@ def clean_batch(processor, pairs):
     from rmcl_hub.datasets_scripts.task_collators import PairCollator
 
     return PairCollator(processor, max_text_length=24, draw_caption=False)(pairs)
+
+
+@pytest.fixture
+def caption_manifest():
+    """A function that writes a manifest of captions with one shard a split, and the shards if told so."""
+    from rmcl_hub.datasets_scripts.shards import SUFFIXES, Manifest, Shard, SplitManifest
+
+    def build(folder, corpus, rows, write=False, shard_format="parquet"):
+        (folder / "data").mkdir(parents=True)
+        manifest = Manifest(corpus, "captions", "1.0.0", "", format=shard_format)
+        for split, number in rows.items():
+            file = f"data/{split}-00000-of-00001{SUFFIXES[shard_format]}"
+            manifest.splits[split] = SplitManifest(number, number, number, {}, [Shard(file, number, 4, "")])
+            if write:
+                (folder / file).write_bytes(b"rows")
+        (folder / "manifest.json").write_text(manifest.to_json())
+        return folder
+
+    return build
