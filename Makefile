@@ -20,7 +20,7 @@ test: install ## Run the tests (transformers 5)
 	.venv/bin/python -m pytest -n auto --maxprocesses 4
 
 test-transformers4: .venv-transformers4/.installed ## Run the tests that touch Transformers on its 4.57 line
-	.venv-transformers4/bin/python -m pytest -n auto --maxprocesses 4 tests/modeling_rmcl tests/attacks tests/evaluation tests/trainers
+	.venv-transformers4/bin/python -m pytest -n auto --maxprocesses 4 tests/modeling_rmcl tests/attacks tests/datasets_scripts tests/evaluation tests/trainers
 
 test-textattack: .venv-textattack/.installed ## Run the tests of the bridge to TextAttack
 	.venv-textattack/bin/python -m pytest tests/textattack

@@ -220,6 +220,12 @@ def _dealt(rows: int, batch_size: int, worker: int, workers: int) -> int:
 
 
 def _check(parts: Sequence[MixturePart], batch_size: int, buffer_size: int) -> None:
+    for corpus in (part.corpus for part in parts):
+        if corpus.manifest.format != "parquet":
+            raise ValueError(
+                f"{corpus.location} has {corpus.manifest.format} shards, in which a row cannot be found "
+                "without reading all before it; a mixture needs Parquet: prepare it with --format parquet."
+            )
     tasks = {part.corpus.manifest.task for part in parts}
     if len(tasks) != 1:
         raise ValueError(f"A stream needs corpora of one task, got {sorted(tasks) or 'none'}.")

@@ -83,9 +83,12 @@ class OfficialBuilder(datasets.GeneratorBasedBuilder):
         raise NotImplementedError
 
     @classmethod
-    def order(cls, row: Row) -> bytes | str:
-        """What rows are sorted by: a hash of the id, which mixes whatever order they are published in."""
-        return hashlib.sha1(row[ID_COLUMNS[cls.task]].encode()).digest()
+    def order(cls, row: Row) -> tuple[bytes, str] | str:
+        """What rows are sorted by: a hash, which mixes whatever order they are published in.
+
+        Rows about one picture stay together, so that a shard stores it once.
+        """
+        return hashlib.sha1(row["concept"].encode()).digest(), row[ID_COLUMNS[cls.task]]
 
     @classmethod
     def extra_files(cls, folder: OfficialFolder) -> Mapping[str, str]:

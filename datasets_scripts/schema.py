@@ -7,7 +7,7 @@ import datasets
 Row = dict[str, Any]
 
 _STRING, _STRINGS = datasets.Value("string"), datasets.List(datasets.Value("string"))
-# In every task `concept` says which rows depend on each other, for intervals: of photographs it is the image id.
+# In every task `concept` says which rows depend on each other, for intervals: of photographs the image id.
 _CAPTIONS = {
     "image": datasets.Image(),
     "image_id": _STRING,

@@ -261,6 +261,12 @@ def test_errors_say_what_to_do(two_corpora, write_corpus):
         MixtureStream([MixturePart(photos.corpus, ["test"])], batch_size=2)
 
 
+def test_only_parquet_is_mixed(two_corpora):
+    two_corpora[0].corpus.manifest.format = "webdataset"
+    with pytest.raises(ValueError, match=r"webdataset shards, .* prepare it with --format parquet"):
+        MixtureStream(two_corpora, batch_size=2)
+
+
 def test_a_damaged_shard_is_named_before_training_starts(two_corpora):
     address = two_corpora[0].corpus.files("train")[1]
     with open(address, "r+b") as file:  # noqa: PTH123 - an address, which is a path here

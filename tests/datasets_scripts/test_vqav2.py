@@ -1,6 +1,7 @@
 """VQAv2's rows are what its files say, in splits that share no picture and no question."""
 
 import hashlib
+import itertools
 import json
 import zipfile
 
@@ -209,3 +210,20 @@ class TestMissingFiles:
 def test_documented_sizes_cover_every_split_once():
     assert sorted(split for joined in Vqav2.documented for split in joined.split("+")) == sorted(Vqav2.splits)
     assert [size.texts for size in Vqav2.documented.values()] == [443_757, 214_354, 447_793]
+
+
+def test_a_picture_is_stored_once_for_all_its_questions(task_corpora, tmp_path):
+    """Its questions are neighbours, in an order that is not the pictures' own."""
+    prepare(Vqav2, task_corpora["vqav2"], tmp_path, ["train_fit"], num_workers=1, unofficial=True)
+    rows = load_corpus(tmp_path, "train_fit", streaming=True).cast_column(
+        "image", datasets.Image(decode=False)
+    )
+    pictures = {row["image_id"]: len(row["image"]["bytes"]) for row in rows}
+    asked = [row["image_id"] for row in rows]
+    runs = [image_id for image_id, _ in itertools.groupby(asked)]
+    assert len(runs) == len(pictures) < len(asked)
+    assert runs != sorted(runs, key=int)
+    (shard,) = (tmp_path / "data").glob("*.parquet")
+    once, again = sum(pictures.values()), sum(pictures[image_id] for image_id in asked)
+    assert again > 1.5 * once
+    assert shard.stat().st_size < once + (again - once) / 3  # and the questions themselves
