@@ -224,8 +224,10 @@ def test_half_precision_trains(build, image_attack, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # set by Transformers 4, for good
     whole = build("retrieval")
     whole.train()
+    AcceleratorState._reset_state(reset_partial_state=True)
     half = build("retrieval", image_attack=image_attack, bf16=True)
     half.train()
+    assert half.accelerator.mixed_precision == "bf16"
     assert image_attack.results[0].loss_before.dtype == torch.float32
     assert logged(half, "clean_loss") == pytest.approx(logged(whole, "loss"), rel=0.02)
 
