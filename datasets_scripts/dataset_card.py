@@ -46,36 +46,51 @@ load_corpus("hf://datasets/USER/NAME@COMMIT", "{next(iter(manifest.splits), "tra
 
 
 def split_table(corpus: type[OfficialBuilder], manifest: Manifest) -> list[str]:
-    """Counts of the splits as a table, and a sentence for each that differs from what is documented."""
+    """Counts of the splits as a table, and a sentence for each size that differs from the documented one."""
     lines = [
         "| split | rows | pictures | texts | documented (pictures, texts) | left out |",
         "|---|---|---|---|---|---|",
     ]
     for name, split in manifest.splits.items():
-        size = corpus.documented.get(name)
-        documented = f"{size.images:,}, {size.texts:,}" if size else "-"
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in split.dropped.items()) or "none"
         lines.append(
-            f"| {name} | {split.rows:,} | {split.images:,} | {split.texts:,} | {documented} | {dropped} |"
+            f"| {name} | {split.rows:,} | {split.images:,} | {split.texts:,} | {_documented(corpus, name)} | "
+            f"{dropped} |"
         )
     differences = [
         sentence
-        for name, split in manifest.splits.items()
-        if (sentence := _difference(name, split, corpus.documented.get(name)))
+        for joined, size in corpus.documented.items()
+        if set(joined.split("+")) <= set(manifest.splits)
+        if (sentence := _difference(joined, [manifest.splits[name] for name in joined.split("+")], size))
     ]
     return [*lines, *(["", *differences] if differences else [])]
 
 
-def _difference(name: str, split: SplitManifest, documented: SplitSize | None) -> str | None:
-    if documented is None or (split.images, split.texts) == (documented.images, documented.texts):
-        return None
+def _documented(corpus: type[OfficialBuilder], name: str) -> str:
+    for joined, size in corpus.documented.items():
+        names = joined.split("+")
+        if name in names:
+            images = "-" if size.images is None else f"{size.images:,}"
+            others = [other for other in names if other != name]
+            return f"{images}, {size.texts:,}" + (f" with {', '.join(others)}" if others else "")
+    return "-"
+
+
+def _difference(joined: str, splits: list[SplitManifest], documented: SplitSize) -> str | None:
+    images, texts = sum(split.images for split in splits), sum(split.texts for split in splits)
     parts = [
         f"{abs(count - expected):,} {'more' if count > expected else 'fewer'} {what}"
         for count, expected, what in (
-            (split.images, documented.images, "pictures"),
-            (split.texts, documented.texts, "texts"),
+            (images, documented.images, "pictures"),
+            (texts, documented.texts, "texts"),
         )
-        if count != expected
+        if expected not in (None, count)
     ]
-    left_out = sum(split.dropped.values())
-    return f"- {name} has {' and '.join(parts)} than documented; {left_out:,} rows were left out."
+    if not parts:
+        return None
+    left_out = sum(sum(split.dropped.values()) for split in splits)
+    has = "have" if len(splits) > 1 else "has"
+    return (
+        f"- {' and '.join(joined.split('+'))} {has} {' and '.join(parts)} than documented; {left_out:,} rows "
+        "were left out."
+    )

@@ -1,9 +1,10 @@
 """NLVR2 (arXiv:1811.00491): statements that are true or false of two photographs."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from .json_lines import read_json_lines
-from .official_builder import OfficialBuilder, clean_text
+from .official_builder import OfficialBuilder, SplitSize, clean_text
 from .official_folder import OfficialFolder
 from .schema import Row
 
@@ -17,13 +18,18 @@ class Nlvr2(OfficialBuilder):
     Files: `train.json`, `dev.json` and `test1.json` of the repository (in `nlvr2/data/`, `data/`, or beside
     the pictures), and the pictures, which its makers send on request: `images/train/<directory>/`, and
     `images/dev/` and `images/test1/` or `dev/` and `test1/`, unpacked or in `train_img.zip`, `dev_img.zip`
-    and `test1_img.zip`. Documented are 86,373, 6,982 and 6,967 statements, but not how many pictures. The
-    addresses in the annotations are partly dead, so pictures fetched from there give smaller splits.
+    and `test1_img.zip`. The addresses in the annotations are partly dead, so pictures fetched from there give
+    smaller splits.
     """
 
     task = "nlvr2"
     splits = ("train", "dev", "test1")
     archives = ("train_img.zip", "dev_img.zip", "test1_img.zip")
+    documented: ClassVar = {
+        "train": SplitSize(None, 86_373),
+        "dev": SplitSize(None, 6_982),
+        "test1": SplitSize(None, 6_967),
+    }
     licence = "annotations CC BY 4.0; pictures for research only, under the terms of their owners"
     homepage = "https://lil.nlp.cornell.edu/nlvr/"
 

@@ -33,9 +33,9 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class SplitSize:
-    """Documented size of a split: pictures and texts (captions, questions, statements)."""
+    """Documented size of a split: pictures, if that is documented, and texts (captions, questions, ...)."""
 
-    images: int
+    images: int | None
     texts: int
 
 
@@ -69,6 +69,7 @@ class OfficialBuilder(datasets.GeneratorBasedBuilder):
     archives: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Mapping[str, PublishedFile]] = {}
     documented: ClassVar[Mapping[str, SplitSize]] = {}
+    """By split, or by several joined with a + where only their sum is documented."""
     licence: ClassVar[str]
     homepage: ClassVar[str]
 
