@@ -107,8 +107,9 @@ class _EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         epoch = int(state.epoch or 0)
-        if hasattr(self.trainer.data_collator, "epoch"):
-            self.trainer.data_collator.epoch = epoch
+        collator: Any = self.trainer.data_collator
+        if hasattr(collator, "epoch"):
+            collator.epoch = epoch
         if isinstance(self.trainer.train_dataset, MixtureStream):
             self.trainer.train_dataset.set_epoch(epoch)
 
