@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import pyarrow as pa
+from datasets.builder import Key
 
 from .images import ImageTooLargeError, UnreadableImageError, decode_image
 from .official_folder import MissingPictureError, OfficialFolder, is_safe_path
-from .schema import FEATURES, ID_COLUMNS, Row, image_columns, texts_of
+from .schema import FEATURES, ID_COLUMNS, Row, image_columns, texts_of, to_tables
 
 NUM_PARTS = 8
 """Streams are cut into this many parts, so that data loader workers and processes can share them."""
@@ -52,7 +54,7 @@ class OfficialConfig(datasets.BuilderConfig):
     fingerprint: str = ""
 
 
-class OfficialBuilder(datasets.GeneratorBasedBuilder):
+class OfficialBuilder(datasets.ArrowBasedBuilder):
     """A corpus in its published files; subclasses say where things are and how a row is read.
 
     `load_corpus` builds it. The rows are those of `FEATURES[task]`, in a fixed order, and the same map-style
@@ -178,14 +180,16 @@ class OfficialBuilder(datasets.GeneratorBasedBuilder):
             for split in wanted
         ]
 
-    def _generate_examples(self, root: str, split: str, parts: list[str]) -> Iterator[tuple[str, Row]]:
+    def _generate_tables(self, root: str, split: str, parts: list[str]) -> Iterator[tuple[Key, pa.Table]]:
+        # Of examples `datasets` would drop the bytes of a picture whose path leads to a file from the current
+        # folder.
         folder = self.open(root)
         rows = self.annotations(folder, split)
         for part in parts:
             index, count = (int(number) for number in part.split("/"))
             chunk = rows[len(rows) * index // count : len(rows) * (index + 1) // count]
-            for row in self.with_pictures(folder, chunk):
-                yield row[ID_COLUMNS[self.task]], row
+            for place, table in enumerate(to_tables(self.task, self.with_pictures(folder, chunk))):
+                yield Key(index, place), table
 
 
 def clean_text(text: str) -> str:

@@ -1,8 +1,11 @@
 """One set of columns per task, whatever the rows come from."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 Row = dict[str, Any]
 
@@ -49,6 +52,8 @@ FEATURES = {
     "snli_ve": datasets.Features(_SNLI_VE),
 }
 ID_COLUMNS = {"captions": "image_id", "vqa": "question_id", "nlvr2": "identifier", "snli_ve": "pair_id"}
+ROWS_PER_TABLE = 64
+"""Rows that a reader has to take in at once: some 10 MB of photographs."""
 ENTAILMENT_LABELS = ("entailment", "neutral", "contradiction")
 
 
@@ -62,3 +67,10 @@ def texts_of(task: str, row: Row) -> list[str]:
     if task == "captions":
         return row["captions"]
     return [row[{"vqa": "question", "nlvr2": "statement", "snli_ve": "hypothesis"}[task]]]
+
+
+def to_tables(task: str, rows: Iterable[Row]) -> Iterator[pa.Table]:
+    """Rows, pictures as `{"bytes": ..., "path": ...}`, as Arrow tables of `ROWS_PER_TABLE` rows."""
+    schema, iterator = FEATURES[task].arrow_schema, iter(rows)
+    while group := list(islice(iterator, ROWS_PER_TABLE)):
+        yield pa.Table.from_pylist(group, schema=schema)

@@ -6,20 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from .official_builder import OfficialBuilder
 from .official_folder import OfficialFolder
-from .schema import FEATURES, ID_COLUMNS, Row
+from .schema import FEATURES, ID_COLUMNS, Row, to_tables
 from .webdataset_shards import write_samples
-
-ROWS_PER_GROUP = 64
-"""Rows that a reader has to take in at once: some 10 MB of photographs."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +142,8 @@ def _note_ids(rows: Iterable[Row], id_column: str, ids: set[str]) -> Iterator[Ro
 
 
 def _write_parquet(path: Path, task: str, rows: Iterable[Row]) -> None:
-    schema, iterator = FEATURES[task].arrow_schema, iter(rows)
+    schema = FEATURES[task].arrow_schema
     # Pictures are compressed already, but zstd stores once what neighbours share: the picture of questions.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
-        while group := list(islice(iterator, ROWS_PER_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        for table in to_tables(task, rows):
+            writer.write_table(table)

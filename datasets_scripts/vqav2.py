@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from .coco_captions import CocoCaptions
 from .official_builder import OfficialBuilder, PublishedFile, SplitSize, clean_text
 from .official_folder import OfficialFolder
@@ -158,8 +156,7 @@ def _row(question: Mapping[str, Any], year: str, annotation: Mapping[str, Any] |
         "question": clean_text(question["question"]),
         "question_type": NOT_PUBLISHED if annotation is None else annotation["answer_type"],
         "answers": list(scores),
-        # As the schema stores them, because a stream of the published files is not converted.
-        "scores": np.array(list(scores.values()), dtype=np.float32).tolist(),
+        "scores": list(scores.values()),
         "concept": str(image_id),
     }
 

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import datasets
 import pyarrow as pa
 from datasets.builder import Key
 
-from .schema import FEATURES
+from .schema import FEATURES, to_tables
 from .shards import read_shard
-
-ROWS_PER_TABLE = 64
 
 
 @dataclass
@@ -47,9 +44,7 @@ class WebDatasetBuilder(datasets.ArrowBasedBuilder):
         return [datasets.SplitGenerator(name=self.config.split, gen_kwargs=shards)]
 
     def _generate_tables(self, addresses: list[str]) -> Iterator[tuple[Key, pa.Table]]:
-        schema = FEATURES[self.config.task].arrow_schema
         for shard, address in enumerate(addresses):
-            rows, index = read_shard(address, self.config.task, "webdataset"), 0
-            while group := list(islice(rows, ROWS_PER_TABLE)):
-                yield Key(shard, index), pa.Table.from_pylist(group, schema=schema)
-                index += 1
+            rows = read_shard(address, self.config.task, "webdataset")
+            for place, table in enumerate(to_tables(self.config.task, rows)):
+                yield Key(shard, place), table

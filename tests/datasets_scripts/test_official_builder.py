@@ -1,6 +1,7 @@
 """What all corpora share: a fixed order, the same rows however they are read, faults counted."""
 
 import json
+import shutil
 
 import datasets
 import pytest
@@ -73,6 +74,20 @@ def test_map_style_and_streaming_give_the_same_rows_in_the_same_order(
     assert encoded(map_style) == encoded(stream) == rows
     assert map_style.features == stream.features == FEATURES["captions"]
     assert stream.num_shards == NUM_PARTS
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_hold_their_pictures_also_when_the_corpus_is_the_current_folder(
+    streaming, copy_of, tmp_path, monkeypatch
+):
+    root = copy_of("flickr30k")
+    shutil.unpack_archive(root / "flickr30k-images.tar", root)
+    elsewhere = encoded(load_corpus(root, "test", "flickr30k", streaming, str(tmp_path / "elsewhere")))
+    monkeypatch.chdir(root)
+    inside = encoded(load_corpus(".", "test", "flickr30k", streaming, str(tmp_path / "inside")))
+    assert (root / inside[0]["image"]["path"]).is_file()
+    assert inside == elsewhere
+    assert all(row["image"]["bytes"] for row in inside)
 
 
 def test_two_workers_share_a_stream(miniature_corpora):

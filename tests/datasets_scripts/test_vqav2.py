@@ -6,6 +6,7 @@ import json
 import zipfile
 
 import datasets
+import pyarrow as pa
 import pytest
 
 from rmcl_hub.datasets_scripts.corpora import load_corpus
@@ -146,7 +147,8 @@ def test_map_style_and_streaming_give_the_same_rows(task_corpora, tmp_path):
         assert stream.num_shards == NUM_PARTS
         read = [list(data.cast_column("image", datasets.Image(decode=False))) for data in (map_style, stream)]
         assert read[0] == read[1]
-        assert read[0] == rows_of(root, split)[0]
+        rows = pa.Table.from_pylist(rows_of(root, split)[0], FEATURES["vqa"].arrow_schema)
+        assert read[0] == rows.to_pylist()  # scores in half the digits of Python's
 
 
 class TestAnswers:
