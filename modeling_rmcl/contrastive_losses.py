@@ -152,13 +152,27 @@ def gather_embeddings(embeddings: Tensor) -> Tensor:
     computed on the gathered batch has the same gradient on N processes as on one (`(world * batch, dim)`
     from `(batch, dim)`).
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if process_count() == 1:
         return embeddings
     from torch.distributed.nn.functional import (
         all_gather,
     )  # imported late: absent in builds without distributed
 
     return torch.cat(all_gather(embeddings.contiguous()))
+
+
+def process_count() -> int:
+    """Number of processes that train together, 1 without `torch.distributed`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Mean of a tensor that all processes have, without gradient; of one process it is the tensor itself."""
+    if process_count() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / process_count()
 
 
 def _standardise(z: Tensor, center: bool) -> Tensor:

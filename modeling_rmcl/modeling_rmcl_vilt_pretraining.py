@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_rmcl import RMCLViltConfig
-from .contrastive_losses import gather_embeddings
+from .contrastive_losses import gather_embeddings, mean_over_processes
 from .modeling_rmcl_vilt import RMCLViltModel
 from .modeling_rmcl_vilt_heads import RMCLViltMLMModel, ViltMLMHead
 from .projectors import build_projector
@@ -155,7 +155,10 @@ class RMCLViltForPreTraining(RMCLViltMLMModel):
     def _mlm_loss(self, text_states: Tensor, labels: Tensor) -> Tensor:
         scored = labels != -100  # (batch, length); the vocabulary is large, so only these places are decoded
         logits = self.mlm_score(text_states[scored])  # (scored places, vocab_size)
-        return F.cross_entropy(logits, labels[scored], reduction="sum") / scored.sum().clamp_min(1)
+        places = scored.sum().float()
+        if self.training:  # processes mask different numbers of words, and their losses are averaged
+            places = mean_over_processes(places)
+        return F.cross_entropy(logits, labels[scored], reduction="sum") / places.clamp_min(1e-9)
 
     def _matching_losses(
         self,

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -22,7 +23,7 @@ from rmcl_hub.modeling_rmcl.momentum_encoder import MomentumEncoder
 from .arguments import RMCLArguments
 from .attack_seeding import seed_attack
 from .guarded_trainer import GuardedTrainer
-from .view_statistics import view_statistics
+from .view_statistics import means_over_processes, view_statistics
 
 STATE_FILE = "rmcl_state.pt"
 
@@ -87,12 +88,13 @@ class RMCLTrainer(GuardedTrainer):
         encoder = self.accelerator.unwrap_model(model)
         with frozen(encoder):
             key = self._embed_keys(encoder, inputs)  # (batch, dim), constants
-            views = self._attack(encoder, inputs, key)
+            keys = gather_embeddings(key)  # (processes * batch, dim)
+            views = self._attack(encoder, inputs, key, keys)
         losses = {}
         for view, attacked in views.items():
             query = model(**model_inputs(attacked)).embeds  # (batch, dim)
             losses[view] = self._contrastive_loss(query, key)
-            self._record_distances(view, losses[view], query, key)
+            self._record_distances(view, losses[view], query, keys)
         loss = torch.stack(list(losses.values()))
         loss = loss.mean() if self.args.reduction == "mean" else loss.sum()
         if model.training:  # an evaluation must not feed the queue
@@ -112,11 +114,10 @@ class RMCLTrainer(GuardedTrainer):
         with self.accelerator.autocast():
             return (self.key_branch or encoder.joint_embedding)(**model_inputs(inputs)).float()
 
-    def _attack(self, encoder: Any, inputs: Batch, key: Tensor) -> dict[str, Batch]:
+    def _attack(self, encoder: Any, inputs: Batch, key: Tensor, keys: Tensor) -> dict[str, Batch]:
         """Attacked batches by view; one modality at a time, `both` combines the two (thesis 2.5.2)."""
-        row = torch.arange(len(key), device=key.device) + self.args.process_index * len(key)
-        batch = {**inputs, "positive_key": key, "row": row}  # the row among the keys of all processes
-        objective, attacked = self._adversary(encoder, gather_embeddings(key)), {}
+        batch = {**inputs, "positive_key": key, "row": self._rows(key)}
+        objective, attacked = self._adversary(encoder, keys), {}
         place = (self.state.global_step, len(self._pending_keys), self.args.process_index)
         for view, attack in self.attacks.items():
             seed_attack(attack, self.args.seed, place)
@@ -178,14 +179,20 @@ class RMCLTrainer(GuardedTrainer):
         for name, value in values.items():
             self._statistics[name].append(value)
 
+    def _rows(self, own: Tensor) -> Tensor:
+        """Where this process's rows are among those of all, `(batch,)`."""
+        return torch.arange(len(own), device=own.device) + self.args.process_index * len(own)
+
     @torch.no_grad()
-    def _record_distances(self, view: str, loss: Tensor, query: Tensor, key: Tensor) -> None:
+    def _record_distances(self, view: str, loss: Tensor, query: Tensor, keys: Tensor) -> None:
         """The thesis's curves (Fig. 4.11-4.15): distances to the own key and to negatives, L2 and cosine."""
-        query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
+        query, keys, rows = F.normalize(query, dim=1), F.normalize(keys, dim=1), self._rows(query)
+        key = keys[rows]
         if self.key_branch is not None:
             negative = query @ F.normalize(self.key_branch.queue, dim=1).T  # (batch, queue_size)
         else:  # the other pairs of the batch
-            negative = (query @ key.T)[~torch.eye(len(key), dtype=torch.bool, device=key.device)]
+            others = torch.arange(len(keys), device=keys.device) != rows[:, None]
+            negative = (query @ keys.T)[others]
         self._record(
             {
                 f"loss_{view}": loss.detach(),
@@ -194,20 +201,26 @@ class RMCLTrainer(GuardedTrainer):
                 f"negative_cosine_{view}": negative.mean(),
                 f"negative_l2_{view}": (2 - 2 * negative).clamp_min(0).sqrt().mean(),
                 # 0 collapsed, 1 spread evenly over the sphere
-                "embedding_std": key.std(dim=0, correction=0).mean() * key.shape[1] ** 0.5,
+                "embedding_std": keys.std(dim=0, correction=0).mean() * keys.shape[1] ** 0.5,
             }
         )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means of RMCL's curves since the last log, of this process, to what `report_to` gets."""
-        means = {name: float(sum(values) / len(values)) for name, values in self._statistics.items()}
+        """Add the means of RMCL's curves since the last log, and the passes, of all processes together."""
+        means = means_over_processes(self._statistics)
         self._statistics.clear()
-        super().log({**logs, **means, "encoder_passes": self.encoder_passes}, *args, **kwargs)
+        super().log({**logs, **means, "encoder_passes": self.total_encoder_passes()}, *args, **kwargs)
+
+    def total_encoder_passes(self) -> int:
+        """Rows through the encoder on all processes; all have to ask."""
+        return sum(gather_object([self.encoder_passes]))
 
     def save_state_beside(self, checkpoint: Path) -> None:
         """Save what a resumed run needs and `Trainer` does not know: key branch, queue, counted passes."""
-        key_branch = None if self.key_branch is None else self.key_branch.state_dict()
-        torch.save({"key_branch": key_branch, "encoder_passes": self.encoder_passes}, checkpoint / STATE_FILE)
+        encoder_passes = self.total_encoder_passes()
+        if self.args.process_index == 0:
+            key_branch = None if self.key_branch is None else self.key_branch.state_dict()
+            torch.save({"key_branch": key_branch, "encoder_passes": encoder_passes}, checkpoint / STATE_FILE)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; a resumed run continues the key branch (momentum encoder, queue, pointer) too.
@@ -225,19 +238,17 @@ class RMCLTrainer(GuardedTrainer):
                     "that this trainer saved; weights alone can start a new run through init_from."
                 )
             state = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
-            self.encoder_passes = state["encoder_passes"]
+            self.encoder_passes = state["encoder_passes"] if self.args.process_index == 0 else 0
             if self.key_branch is not None:
                 self.key_branch.load_state_dict(state["key_branch"])
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _prepare_for_processes(self) -> None:
-        """On several processes, wait for the gradients that come, and normalise over the batch of all."""
+        """On several processes, wait for no gradient that will not come."""
         if not self.args.pretraining_weight:
             for name, parameter in self.model.named_parameters():
                 if not name.startswith(("vilt.", "projector.")):
                     parameter.requires_grad_(False)
-        if self.args.world_size > 1 and self.args.device.type == "cuda":  # torch has none for CPUs
-            self.model.projector = nn.SyncBatchNorm.convert_sync_batchnorm(self.model.projector)
 
 
 class _StepCallback(TrainerCallback):
@@ -250,5 +261,4 @@ class _StepCallback(TrainerCallback):
         self.trainer.end_step()
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        if state.is_world_process_zero:
-            self.trainer.save_state_beside(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self.trainer.save_state_beside(Path(args.output_dir) / f"checkpoint-{state.global_step}")

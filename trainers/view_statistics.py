@@ -1,7 +1,9 @@
 """How hard the on-the-fly attacks hit: the thesis's delta-norm and word-change curves, and the gain."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from rmcl_hub.attacks.base import AttackResult
@@ -17,8 +19,8 @@ def view_statistics(clean: dict[str, Any], attacked: dict[str, AttackResult]) ->
 
     Returns:
         `attack_gain_<view>`: loss after minus before; a view that is made without the model has none.
-        `delta_norm`: mean over the pixels that are not padding of the L2 norm over channels, in [0, 1] pixel
-        units (thesis Fig. 4.16). `word_change_rate`: share of changed words (thesis Fig. 4.17).
+        `delta_norm`: mean over a picture's pixels of the L2 norm over channels, in [0, 1] pixel units (thesis
+        Fig. 4.16). `word_change_rate`: share of changed words (thesis Fig. 4.17). Both are means over pairs.
     """
     values: dict[str, Tensor | float] = {
         f"attack_gain_{view}": (result.loss_after - result.loss_before).mean()
@@ -27,8 +29,24 @@ def view_statistics(clean: dict[str, Any], attacked: dict[str, AttackResult]) ->
     }
     if "image" in attacked:
         delta = attacked["image"].batch["pixel_values"] - clean["pixel_values"]
-        norm = delta.norm(dim=-3) / 2  # 2 normalised units are 1 pixel unit
-        values["delta_norm"] = norm[clean["pixel_mask"] != 0].mean()
+        norm, mask = delta.norm(dim=-3) / 2, clean["pixel_mask"] != 0  # 2 normalised units are 1 pixel unit
+        values["delta_norm"] = ((norm * mask).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1))).mean()
     if "text" in attacked:
         values["word_change_rate"] = word_change_rate(clean["text"], attacked["text"].batch["text"])
     return values
+
+
+def means_over_processes(statistics: Mapping[str, Sequence[Tensor | float]]) -> dict[str, float]:
+    """Mean of every name's values on all processes, which all have to ask; batches count alike.
+
+    Names that another process has too may differ: an attack that had nothing to do there has no gain.
+    """
+    own = {name: (float(sum(values)), len(values)) for name, values in statistics.items()}
+    totals: dict[str, list[tuple[float, int]]] = {}
+    for process in gather_object([own]):
+        for name, pair in process.items():
+            totals.setdefault(name, []).append(pair)
+    return {
+        name: sum(total for total, _ in pairs) / sum(number for _, number in pairs)
+        for name, pairs in totals.items()
+    }
