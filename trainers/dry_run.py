@@ -12,11 +12,8 @@ from .recipe_places import RunRecipe, find_places, splits_of
 from .run_cost import LONGEST, forward_flops, memory_bytes, passes_per_example, row_tokens, rows_per_example
 
 FLAG = "--dry-run"
-# What the thesis had of a split whose size is not documented, and what NLVR2's repository says.
-ROWS_ELSEWHERE = {
-    ("visual_genome", "train"): (86_000, "thesis Table 3.1"),
-    ("nlvr2", "train"): (86_373, "its repository"),
-}
+# Of splits whose size is not documented.
+ROWS_ELSEWHERE = {("visual_genome", "train"): (86_000, "thesis Table 3.1")}
 VQA_ANSWERS = 3129  # of the usual rule (ViLT, thesis section 3.4), until a prepared corpus says how many
 PHOTOGRAPH = 4 / 3  # ratio of the sides
 
@@ -128,7 +125,7 @@ def _rows_of(name: str, location: str, split: str) -> tuple[int, str]:
     for documented, size in corpus.documented.items():
         parts = documented.split("+")
         if split in parts:
-            rows = size.images if corpus.task == "captions" else size.texts
+            rows = (size.images if corpus.task == "captions" else size.texts) or 0
             if split != parts[0] and len(parts) > 1:
                 return 0, f"{name} {split}, counted with {parts[0]}"
             whole = "" if documented == split else f" of {documented} together"

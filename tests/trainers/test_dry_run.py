@@ -222,7 +222,7 @@ def test_a_dry_run_of_fine_tuning(write, capsys):
     )
     assert finetune.main([path, "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "86,373 nlvr2 train, its repository" in out
+    assert "86,373 nlvr2 train, documented" in out
     assert "6,750, of which warm-up 0; an epoch has 675" in out
 
 
