@@ -21,10 +21,11 @@ class Passes:
 
     def bound(self, units: dict[str, Spent], rows: int) -> float:
         """Processor seconds that so many rows take at least, from the time of `rows` rows of each unit."""
-        forward, inputs, weights = (units[name].cpu_seconds for name in ("F", "F + B_in", "F + B"))
-        return (
-            self.forwards * forward + self.backwards * (inputs - forward) + self.trained * (weights - forward)
-        ) / rows
+        forward = units["F"].cpu_seconds
+        bound = self.forwards * forward + self.backwards * (units["F + B_in"].cpu_seconds - forward)
+        if self.trained:
+            bound += self.trained * (units["F + B"].cpu_seconds - forward)
+        return bound / rows
 
 
 class PassCounter(Passes):

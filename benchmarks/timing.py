@@ -46,8 +46,8 @@ def median(spent: Iterable[Spent]) -> Spent:
 
 def in_turns(
     runs: dict[str, Callable[[], Any]], repetitions: int, warm_up: Sequence[str] | None = None
-) -> dict[str, Spent]:
-    """Medians of `repetitions` rounds of all runs.
+) -> dict[str, list[Spent]]:
+    """What `repetitions` rounds of all runs took.
 
     Args:
         runs: What to measure, by name.
@@ -63,7 +63,12 @@ def in_turns(
                 progress.set_description(name)
                 spent[name].append(timed(run))
                 progress.update()
-    return {name: median(of_run) for name, of_run in spent.items()}
+    return spent
+
+
+def medians_in_turns(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, Spent]:
+    """Medians of rounds in which every run was run once before."""
+    return {name: median(spent) for name, spent in in_turns(runs, repetitions).items()}
 
 
 def circumstances(packages: Sequence[str] = ("rmcl-hub", "torch", "transformers")) -> dict[str, Any]:
