@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
@@ -84,8 +84,13 @@ def load_corpus(
             f"{location} holds {prepared.manifest.corpus}, not {corpus}; give the folder of {corpus}."
         )
     prepared.check_files(split)
-    with _explain_damage(f"{location} ({split})", " `rmcl-hub data check` names the damaged shards."):
-        return _load_prepared(prepared, split, streaming, cache_dir)
+    what, remedy = f"{location} ({split})", " `rmcl-hub data check` names the damaged shards."
+    with _explain_damage(what, remedy):
+        dataset = _load_prepared(prepared, split, streaming, cache_dir)
+    rows = sum(shard.rows for shard in prepared.split(split).shards)
+    if not streaming and len(cast(Any, dataset)) != rows:  # datasets 4 takes a file of zeros for an empty tar
+        raise OSError(f"{what} gives {len(cast(Any, dataset)):,} rows instead of {rows:,}.{remedy}")
+    return dataset
 
 
 def _load_prepared(

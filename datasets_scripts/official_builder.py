@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import datasets
 import pyarrow as pa
-from datasets.builder import Key
 
 from .images import ImageTooLargeError, UnreadableImageError, decode_image
 from .official_folder import MissingPictureError, OfficialFolder, is_safe_path
@@ -180,7 +179,7 @@ class OfficialBuilder(datasets.ArrowBasedBuilder):
             for split in wanted
         ]
 
-    def _generate_tables(self, root: str, split: str, parts: list[str]) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, root: str, split: str, parts: list[str]) -> Iterator[tuple[Any, pa.Table]]:
         # Of examples `datasets` would drop the bytes of a picture whose path leads to a file from the current
         # folder.
         folder = self.open(root)
@@ -189,7 +188,7 @@ class OfficialBuilder(datasets.ArrowBasedBuilder):
             index, count = (int(number) for number in part.split("/"))
             chunk = rows[len(rows) * index // count : len(rows) * (index + 1) // count]
             for place, table in enumerate(to_tables(self.task, self.with_pictures(folder, chunk))):
-                yield Key(index, place), table
+                yield (index, place), table
 
 
 def clean_text(text: str) -> str:

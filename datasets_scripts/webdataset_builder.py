@@ -6,7 +6,6 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets.builder import Key
 
 from .schema import FEATURES, to_tables
 from .shards import read_shard
@@ -43,8 +42,8 @@ class WebDatasetBuilder(datasets.ArrowBasedBuilder):
         shards = {"addresses": list(self.config.addresses)}  # a list: streams can be shared by its members
         return [datasets.SplitGenerator(name=self.config.split, gen_kwargs=shards)]
 
-    def _generate_tables(self, addresses: list[str]) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, addresses: list[str]) -> Iterator[tuple[Any, pa.Table]]:
         for shard, address in enumerate(addresses):
             rows = read_shard(address, self.config.task, "webdataset")
             for place, table in enumerate(to_tables(self.config.task, rows)):
-                yield Key(shard, place), table
+                yield (shard, place), table

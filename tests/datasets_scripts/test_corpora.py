@@ -131,8 +131,20 @@ def test_damage_that_keeps_the_size_is_reported_with_the_folder(prepare_coco, ca
     folder = prepare_coco()
     shard = sorted((folder / "data").glob("train*.parquet"))[1]
     shard.write_bytes(bytes(shard.stat().st_size))
-    with pytest.raises(OSError, match=r"prepared \(train\) cannot be read: .* names the damaged shards"):
+    with pytest.raises(OSError, match=r"prepared \(train\) .* names the damaged shards"):
         load_corpus(folder, "train", cache_dir=cache)
+
+
+@pytest.mark.parametrize("shard_format", ["parquet", "webdataset"])
+def test_a_split_that_gives_fewer_rows_than_its_manifest_tells_is_refused(shard_format, prepare_coco, cache):
+    folder = prepare_coco(shard_format=shard_format)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["splits"]["test"]["shards"][-1]["rows"] += 1
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(
+        OSError, match=r"prepared \(test\) gives 12 rows instead of 13. `rmcl-hub data check`"
+    ):
+        load_corpus(folder, "test", cache_dir=cache)
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@0123abc"])
