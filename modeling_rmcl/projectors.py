@@ -56,10 +56,11 @@ class GatheredBatchNorm(nn.BatchNorm1d):
         total = sizes.sum()
         mean = (sizes * means).sum(dim=0) / total
         squares = (squares + sizes * (means - mean).square()).sum(dim=0)
-        self._follow(mean.detach(), squares.detach() / (total - 1))
+        self._follow(mean, squares / (total - 1))
         normalised = (x - mean) * (squares / total + self.eps).rsqrt()
         return normalised if self.weight is None else normalised * self.weight + self.bias
 
+    @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         if self.num_batches_tracked is None or self.running_mean is None or self.running_var is None:
             return
