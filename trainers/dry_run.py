@@ -178,7 +178,8 @@ def build_on_meta(recipe: RunRecipe) -> Any:
 
     from .finetune import model_class
 
-    fields = _head_fields(recipe) if isinstance(recipe, FinetuneRecipe) else recipe.model
+    head = _head_fields(recipe) if isinstance(recipe, FinetuneRecipe) else {}
+    fields = {**head, **recipe.model}
     if recipe.init_from is not None and Path(recipe.init_from).is_dir():
         config: Any = RMCLViltConfig.from_pretrained(recipe.init_from, **fields)
     elif recipe.init_from is None and isinstance(recipe, PretrainRecipe):

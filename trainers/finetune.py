@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 from rmcl_hub.trainers.pretrain import build_attacks, check_text_length, load_training_data, writable_folder
@@ -36,9 +37,9 @@ def finetune(recipe: FinetuneRecipe) -> Any:
         FileNotFoundError: If the data is not there.
         PermissionError: If `output_dir` cannot be written.
     """
-    from transformers import AutoProcessor, TrainingArguments, set_seed
+    from transformers import AutoProcessor, set_seed
 
-    from rmcl_hub.trainers.arguments import training_arguments
+    from rmcl_hub.trainers.arguments import GuardedArguments, training_arguments
     from rmcl_hub.trainers.finetune_data import find_data, task_collators, validation_rows
     from rmcl_hub.trainers.finetune_trainer import FinetuneTrainer
     from rmcl_hub.trainers.task_metrics import TaskAccuracy
@@ -46,7 +47,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     if recipe.init_from is None:
         raise ValueError("init_from is missing: give the folder or hub id of a pre-trained encoder.")
     writable_folder(recipe.output_dir)
-    args = training_arguments(TrainingArguments, recipe.output_dir, with_selection(recipe))
+    args = training_arguments(GuardedArguments, recipe.output_dir, with_selection(recipe))
     set_seed(args.seed)
     data = find_data(recipe)
     processor = AutoProcessor.from_pretrained(recipe.init_from)
@@ -57,6 +58,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     trainer = FinetuneTrainer(
         model=model,
         args=args,
+        recipe=recipe,
         train_dataset=load_training_data(recipe.data, args, data.train),
         eval_dataset=None if args.eval_strategy == "no" else validation_rows(recipe, data),
         data_collator=collator,
@@ -117,7 +119,7 @@ def model_class(task: str) -> Any:
 def _build_model(recipe: FinetuneRecipe, answers: Any) -> Any:
     from rmcl_hub.datasets_scripts.schema import ENTAILMENT_LABELS
 
-    load = model_class(recipe.task).from_pretrained
+    load = partial(model_class(recipe.task).from_pretrained, **recipe.model)
     if recipe.task == "vqa":
         model = load(recipe.init_from, **_class_names(answers), problem_type=recipe.problem_type)
     elif recipe.task == "snli_ve":

@@ -139,10 +139,11 @@ class FinetuneRecipe:
     problem_type: str | None = None  # single_label_classification: softmax; None: VQA's binary cross-entropy
     num_negatives: int = 15  # retrieval: texts of other pictures that a picture's own text competes with
     max_validation_examples: int | None = None  # seeded random subset; None takes all
+    model: dict[str, Any] = field(default_factory=dict)  # fields of RMCLViltConfig to change, such as dropout
     data: DataRecipe = field(default_factory=lambda: DataRecipe(config="vqa"))
     attack: AttackRecipe = field(default_factory=AttackRecipe)  # empty: no adversarial training
     adversarial_weight: float = 1.0  # w in (clean loss + w * adversarial loss) / (1 + w)
-    training: dict[str, Any] = field(default_factory=dict)  # fields of TrainingArguments
+    training: dict[str, Any] = field(default_factory=dict)  # fields of GuardedArguments
 
     def __post_init__(self) -> None:
         """Refuse unknown tasks, data of another task, settings that cannot go together."""
@@ -161,10 +162,14 @@ class FinetuneRecipe:
                 "Retrieval attacks pictures only: a changed word could make one of the other texts true. "
                 "Remove attack.text."
             )
-        if self.training:
-            from transformers import TrainingArguments
+        if self.model:
+            from rmcl_hub.modeling_rmcl import RMCLViltConfig
 
-            check_keys(self.training, _settable(TrainingArguments), "training")
+            check_keys(self.model, sorted(RMCLViltConfig().to_dict()), "model")
+        if self.training:
+            from .arguments import GuardedArguments
+
+            check_keys(self.training, _settable(GuardedArguments), "training")
 
     def _check_data(self) -> None:
         if self.data.corpora:

@@ -183,6 +183,23 @@ def test_retrieval_trains_on_the_embedded_captions(pretrained, tmp_path):
     assert trainer.eval_dataset["image_id"][0] in load_openpairs("captions", "validation")["image_id"][:]
 
 
+def test_fields_of_the_model_come_from_the_recipe(pretrained, tmp_path):
+    """A converted checkpoint has no dropout, and is compared with models that were pre-trained with it."""
+    recipe = recipe_of(
+        "retrieval",
+        pretrained,
+        tmp_path,
+        {},
+        data=DataRecipe(max_examples=4),
+        model={"hidden_dropout_prob": 0.3},
+    )
+    model = finetune.finetune(recipe).model
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.3}
+    with pytest.raises(ValueError, match="did you mean 'hidden_dropout_prob'"):
+        FinetuneRecipe(model={"hidden_dropout": 0.1})
+
+
 def test_adversarial_fine_tuning_from_a_recipe(pretrained, tmp_path):
     path = tmp_path / "recipe.yaml"
     recipe = {"task": "nlvr2", "init_from": pretrained, "attack": ATTACK, "adversarial_weight": 2.0}
