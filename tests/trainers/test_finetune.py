@@ -190,7 +190,7 @@ def test_fields_of_the_model_come_from_the_recipe(pretrained, tmp_path):
         pretrained,
         tmp_path,
         {},
-        data=DataRecipe(max_examples=4),
+        data={"max_examples": 4},
         model={"hidden_dropout_prob": 0.3},
     )
     model = finetune.finetune(recipe).model
