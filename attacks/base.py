@@ -47,9 +47,10 @@ class AttackResult:
         batch: The caller's fields, with the attacked ones replaced. Unattacked tensors are shared with the
             caller's.
         loss_before: Objective of the clean examples, shape `(batch,)`, detached.
-        loss_after: Objective of the adversarial examples, shape `(batch,)`, detached.
-        forwards: Example rows sent through the objective's encoder.
-        backwards: Example rows differentiated with respect to an input.
+        loss_after: Objective of the adversarial examples, shape `(batch,)`, detached. Both are NaN, unknown,
+            where an attack was told not to score.
+        forwards: Example rows that this attack sent through the objective's encoder.
+        backwards: Example rows that it differentiated with respect to an input.
     """
 
     batch: dict[str, Any]
@@ -85,15 +86,90 @@ class JointObjective:
             place of `input_ids`, and embed every row independently of the other rows.
         loss: (embedding `(batch, dim)`, batch) to loss per example `(batch,)`, to be maximised.
         word_embeddings: The encoder's word embedding layer, `model.get_input_embeddings()`.
+        clean: What several attacks on one batch share; None: each works on its own.
     """
 
     embed: Callable[[Batch], Tensor]
     loss: Callable[[Tensor, Batch], Tensor]
     word_embeddings: nn.Module
+    clean: "CleanPass | None" = None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Loss per example of a batch, shape `(batch,)`."""
         return self.loss(self.embed(batch), batch)
+
+    def differentiate(self, batch: Batch, pixels: bool = False) -> "PairGradients":
+        """Differentiate every pair's own loss in one pass, forward and back.
+
+        Args:
+            batch: Must hold `input_ids`, and `pixel_values` if `pixels`.
+            pixels: Whether the gradients of the pixels are wanted, too.
+
+        Raises:
+            ValueError: If the loss is not per example, or does not depend on the inputs through gradients.
+        """
+        inputs = {name: values for name, values in batch.items() if name != "input_ids"}
+        with torch.no_grad():
+            words = self.word_embeddings(batch["input_ids"])  # (batch, length, hidden)
+        with torch.enable_grad():
+            inputs["inputs_embeds"] = words = words.detach().requires_grad_()
+            if pixels:
+                inputs["pixel_values"] = inputs["pixel_values"].detach().requires_grad_()
+            embedding = self.embed(inputs)
+            losses = check_losses(self.loss(embedding, batch), len(words))
+            if not losses.requires_grad:
+                raise ValueError(
+                    "The objective's loss does not depend on inputs_embeds through gradients; "
+                    "remove torch.no_grad() or detach() from it."
+                )
+            wanted = [embedding, words, *([inputs["pixel_values"]] if pixels else [])]
+            # Rows are independent, so the gradient of the sum holds every row's own gradient.
+            of_embedding, of_words, *of_pixels = torch.autograd.grad(losses.sum(), wanted)
+        return PairGradients(
+            losses.detach(), embedding.detach(), of_embedding, of_words, of_pixels[0] if of_pixels else None
+        )
+
+
+@dataclass(frozen=True)
+class PairGradients:
+    """Loss and joint embedding of pairs, and the gradients of every pair's own loss.
+
+    Attributes:
+        loss: Shape `(batch,)`.
+        embedding: Shape `(batch, dim)`.
+        of_embedding: With respect to the embedding, `(batch, dim)`.
+        of_words: With respect to the word vectors, `(batch, length, hidden)`.
+        of_pixels: With respect to `pixel_values`, in their shape, or None.
+    """
+
+    loss: Tensor
+    embedding: Tensor
+    of_embedding: Tensor
+    of_words: Tensor
+    of_pixels: Tensor | None = None
+
+
+class CleanPass:
+    """One pass over the clean pairs, forward and back, for all attacks that start from them.
+
+    Whoever runs several attacks on one batch puts one into the objective. The first attack on pixels that
+    starts from the clean images runs the pass and counts its rows; those after it find it done. An attack on
+    another batch, such as one beside attacked texts, works on its own.
+
+    Args:
+        batch: The clean pairs, with `pixel_values` and `input_ids`.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self._inputs = model_inputs(batch)
+        self.gradients: PairGradients | None = None
+
+    def covers(self, batch: Batch) -> bool:
+        """Whether these are the clean pairs: the same tensors, not equal ones."""
+        inputs = model_inputs(batch)
+        return inputs.keys() == self._inputs.keys() and all(
+            values is self._inputs[name] for name, values in inputs.items()
+        )
 
 
 def select_rows(batch: Batch, rows: Sequence[int]) -> dict[str, Any]:

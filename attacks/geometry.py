@@ -30,8 +30,8 @@ class GeometryAttack(WordAttack):
     White box, deterministic. Words, substitutes and the budget: see `WordAttack`.
 
     Cost in example rows, for a batch of B: B forwards and one backward per attackable text for the clean
-    batch; one forward per substitute tried; one forward and one backward per accepted change after which a
-    word is left to try.
+    batch, or nothing where a `CleanPass` has been run; one forward per substitute tried; one forward and one
+    backward per accepted change after which a word is left to try.
 
     Args:
         tokenizer: A fast tokenizer, the one that made `input_ids`.
@@ -91,9 +91,7 @@ class GeometryAttack(WordAttack):
         search = WordSearch(self, batch, objective)
         sentences = search.sentences
         with isolated_rng(batch["input_ids"]):
-            search.differentiate([sentence for sentence in sentences if sentence.untried])
-            search.score([sentence for sentence in sentences if not sentence.untried])
-            loss_before = torch.stack([sentence.loss for sentence in sentences])
+            loss_before = search.start()
             for _ in range(self.max_loops):
                 search.differentiate(
                     [sentence for sentence in sentences if sentence.stale and sentence.untried]

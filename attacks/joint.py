@@ -1,7 +1,7 @@
 """Attacks on both modalities of a pair."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ class _JointAttack:
         text_attack: Changes `text` and its encoded fields.
     """
 
+    compares: ClassVar[bool] = True  # the objectives that the two attacks report
+
     def __init__(self, image_attack: Attack, text_attack: Attack) -> None:
         for attack, modality in ((image_attack, "image"), (text_attack, "text")):
             if attack.threat_model.modality != modality:
@@ -29,6 +31,11 @@ class _JointAttack:
                     f"{modality}_attack is a {type(attack).__name__} on {attack.threat_model.modality}; "
                     f"expected an attack on {modality}."
                 )
+        if self.compares and getattr(image_attack, "keep", "best") == "last":
+            raise ValueError(
+                f"{type(self).__name__} keeps the pair of largest objective, which an image attack with "
+                "keep='last' does not compute; give it keep='best'."
+            )
         self.image_attack = image_attack
         self.text_attack = text_attack
 
@@ -53,6 +60,8 @@ class IndependentAttack(_JointAttack):
         ValueError: If an attack is on another modality.
     """
 
+    compares = False
+
     def __call__(self, batch: Batch, objective: Objective) -> AttackResult:
         """Attack a batch; see `Attack`."""
         image = self.image_attack(batch, objective)
@@ -61,8 +70,9 @@ class IndependentAttack(_JointAttack):
         rows = len(image.loss_before)
         with torch.no_grad(), isolated_rng(both["pixel_values"]):
             loss_after = check_losses(objective(dict(both)), rows).detach()
+        loss_before = torch.where(image.loss_before.isnan(), text.loss_before, image.loss_before)
         forwards = image.forwards + text.forwards + rows
-        return AttackResult(both, image.loss_before, loss_after, forwards, image.backwards + text.backwards)
+        return AttackResult(both, loss_before, loss_after, forwards, image.backwards + text.backwards)
 
 
 class CoAttack(_JointAttack):
@@ -80,7 +90,7 @@ class CoAttack(_JointAttack):
         text_attack: Changes `text` and its encoded fields.
 
     Raises:
-        ValueError: If an attack is on another modality.
+        ValueError: If an attack is on another modality, or the one on images does not score what it finds.
     """
 
     def __call__(self, batch: Batch, objective: Objective) -> AttackResult:

@@ -1,12 +1,14 @@
 """Projected gradient descent on pixels: the image half of RMCL's inner maximisation."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
 from .pixel_ball import Direction, PixelAttack, Search, direction
 from .threat_model import Norm
+
+Iterate: TypeAlias = Literal["best", "last"]
 
 
 class PGD(PixelAttack):
@@ -15,7 +17,8 @@ class PGD(PixelAttack):
     Starting from the clean image (or a random point of the ball), repeat `x <- project(x + step_size *
     direction(gradient of the objective))`, where `project` is onto the ball of radius `epsilon` around the
     clean image and the valid pixel range. The iterate with the largest objective is kept for every example;
-    the clean image counts as an iterate, so `loss_after >= loss_before` always. One step of length epsilon
+    the clean image counts as an iterate, so `loss_after >= loss_before` always. Or the last one, as in the
+    thesis's Algorithm 1, unscored: for training, which sends it forward anyway. One step of length epsilon
     from the clean image is FGSM (Goodfellow et al., arXiv:1412.6572).
 
     Distance measure: L-infinity or L2, in [0, 1] pixel units. White box. Padding (`pixel_mask == 0`) is never
@@ -24,8 +27,9 @@ class PGD(PixelAttack):
 
     Cost in example rows, for a batch of B: `restarts * (num_steps + 1) * B` forwards and `restarts *
     num_steps * B` backwards. The extra forward per restart scores the last iterate. A random start costs B
-    forwards more, for `loss_before`; from the clean image that is the first step's own forward. `epsilon = 0`
-    costs B forwards.
+    forwards more, for `loss_before`; from the clean image that is the first step's own forward, which other
+    attacks can share, see `CleanPass`. To keep the last iterate costs `num_steps * B` forwards and backwards,
+    wherever it starts. `epsilon = 0` costs B forwards.
 
     Args:
         epsilon: Radius of the ball, in [0, 1] pixel units (4/255, not 4).
@@ -40,6 +44,8 @@ class PGD(PixelAttack):
         image_std: Standard deviation that `pixel_values` were normalised with.
         generator: Source of the random starts, see `PixelAttack`.
         norm: `"linf"` or `"l2"`, the norm that epsilon bounds.
+        keep: `"best"` iterate, or the `"last"`, whose objective is not computed: `loss_after` is NaN, and
+            after a random start `loss_before`, too.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -67,6 +73,7 @@ class PGD(PixelAttack):
         image_std: float | Sequence[float] = 0.5,
         generator: torch.Generator | None = None,
         norm: Norm = "linf",
+        keep: Iterate = "best",
     ) -> None:
         super().__init__(epsilon, norm, image_mean, image_std, generator)
         if not step_size > 0:
@@ -82,11 +89,19 @@ class PGD(PixelAttack):
                 f"restarts is {restarts} with random_start={random_start}; expected at least 1, and exactly "
                 "1 without a random start, because every restart would be the same."
             )
+        if keep not in get_args(Iterate):
+            raise ValueError(f"keep is {keep!r}; expected one of {', '.join(get_args(Iterate))}.")
+        if keep == "last" and restarts > 1:
+            raise ValueError(
+                f"restarts is {restarts} with keep='last'; expected 1, because restarts are compared by the "
+                "objective, which is not computed."
+            )
         self.step_size = step_size
         self.num_steps = num_steps
         self.gradient: Direction = gradient or ("sign" if norm == "linf" else "l2")
         self.random_start = random_start
         self.restarts = restarts
+        self.keep: Iterate = keep
 
     @classmethod
     def preset(
@@ -126,11 +141,16 @@ class PGD(PixelAttack):
 
     def _run(self, search: Search) -> None:
         ball = search.ball
-        if self.random_start:
+        if self.random_start and self.keep == "best":
+            # Not taken from a shared pass: the published experiments' control trains for as many passes as
+            # RMCL spends, these included.
             search.score(ball.clean)
         for _ in range(self.restarts):
             pixels = ball.random_point(self.generator) if self.random_start else ball.clean
             for _ in range(self.num_steps):
                 _, gradient = search.differentiate(pixels)
                 pixels = ball.step(pixels, self.step_size * direction(gradient, self.gradient))
-            search.score(pixels)
+            if self.keep == "last":
+                search.leave_unscored(pixels, clean_scored=not self.random_start)
+            else:
+                search.score(pixels)

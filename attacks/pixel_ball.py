@@ -4,12 +4,12 @@ it.
 
 import copy
 from collections.abc import Sequence
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from .base import AttackResult, Batch, Objective, check_losses, isolated_rng
+from .base import AttackResult, Batch, CleanPass, JointObjective, Objective, check_losses, isolated_rng
 from .threat_model import Access, Norm, ThreatModel
 
 Direction: TypeAlias = Literal["sign", "l2", "linf"]
@@ -146,6 +146,8 @@ class Search:
         self.best_loss: Tensor = torch.empty(0)
         self.forwards = self.backwards = 0
         self._loss_before: Tensor | None = None
+        clean = getattr(objective, "clean", None)
+        self._shared: CleanPass | None = clean if clean is not None and clean.covers(batch) else None
 
     def score(self, pixels: Tensor) -> Tensor:
         """Objective per example, shape `(batch,)`."""
@@ -162,7 +164,17 @@ class Search:
         Raises:
             ValueError: If the objective gives no gradient.
         """
-        pixels = pixels.detach().requires_grad_()
+        if self._shared is not None and pixels is self.ball.clean:
+            loss, gradient = self._differentiate_clean(self._shared)
+        else:
+            loss, gradient = self._differentiate(pixels.detach().requires_grad_())
+        self.keep(pixels.detach(), loss)
+        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return loss, gradient.masked_fill(self.ball.fixed, 0.0) / self.ball.std
+
+    def _differentiate(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        self.forwards += len(pixels)
+        self.backwards += len(pixels)
         with torch.enable_grad():
             losses = check_losses(self.objective({**self.batch, "pixel_values": pixels}), len(pixels))
             if not losses.requires_grad:
@@ -172,12 +184,14 @@ class Search:
                 )
             # Rows are independent, so the gradient of the sum holds every row's own gradient.
             (gradient,) = torch.autograd.grad(losses.sum(), pixels)
-        self.forwards += len(pixels)
-        self.backwards += len(pixels)
-        loss, pixels = losses.detach(), pixels.detach()
-        self.keep(pixels, loss)
-        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        return loss, gradient.masked_fill(self.ball.fixed, 0.0) / self.ball.std
+        return losses.detach(), gradient
+
+    def _differentiate_clean(self, shared: CleanPass) -> tuple[Tensor, Tensor]:
+        if shared.gradients is None:
+            shared.gradients = cast(JointObjective, self.objective).differentiate(self.batch, pixels=True)
+            self.forwards += len(shared.gradients.loss)
+            self.backwards += len(shared.gradients.loss)
+        return shared.gradients.loss, cast(Tensor, shared.gradients.of_pixels)
 
     def evaluate(self, batch: Batch, pixels: Tensor) -> Tensor:
         """Objective per example of any rows, without keeping them."""
@@ -197,6 +211,13 @@ class Search:
     def impose(self, pixels: Tensor, loss: Tensor) -> None:
         """Hand back these images and no others, whatever else was scored."""
         self.best, self.best_loss = pixels, loss
+
+    def leave_unscored(self, pixels: Tensor, clean_scored: bool) -> None:
+        """Hand back these images without scoring them; what was not scored has the objective NaN, unknown."""
+        unknown = torch.full_like(self.best_loss, torch.nan)
+        self.impose(pixels, unknown)
+        if not clean_scored:
+            self._loss_before = unknown
 
     def result(self) -> AttackResult:
         """The best images, and what finding them cost."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from .base import AttackResult, Batch, JointObjective, Objective, check_losses, select_rows
+from .base import AttackResult, Batch, JointObjective, Objective, PairGradients, check_losses, select_rows
 from .synonyms import STOP_WORDS, match_case
 from .text_encoding import check_encoding, encode_texts, token_ids
 from .threat_model import Access, ThreatModel, WordEdits
@@ -253,40 +253,48 @@ class WordSearch:
             if of_variants[best] > trial.sentence.loss:
                 trial.sentence.accept(trial.variants[best], of_variants[best])
 
+    def start(self) -> Tensor:
+        """Loss of the clean texts `(batch,)`, and the gradients of those with a word to try."""
+        objective = self._joint_objective()
+        shared = objective.clean
+        if shared is not None and shared.gradients is not None and shared.covers(self.batch):
+            self._take(self.sentences, self.batch, shared.gradients)
+        else:
+            self.differentiate([sentence for sentence in self.sentences if sentence.untried])
+            self.score([sentence for sentence in self.sentences if not sentence.untried])
+        return torch.stack([sentence.loss for sentence in self.sentences])
+
     def differentiate(self, sentences: list[Sentence]) -> None:
         """Loss, embedding, and the gradients with respect to the embedding and to every untried word."""
-        if not isinstance(self.objective, JointObjective):
-            raise TypeError(
-                f"{type(self.attack).__name__} needs a JointObjective, got {type(self.objective).__name__}."
-            )
         if not sentences:
             return
         batch = self.rows(
             [sentence.row for sentence in sentences], [sentence.now.text for sentence in sentences]
         )
-        with torch.no_grad():
-            vectors = self.objective.word_embeddings(batch["input_ids"])  # (rows, length, hidden)
-        with torch.enable_grad():
-            vectors = vectors.detach().requires_grad_()
-            encoder_batch = {name: values for name, values in batch.items() if name != "input_ids"}
-            embeddings = self.objective.embed({**encoder_batch, "inputs_embeds": vectors})
-            losses = check_losses(self.objective.loss(embeddings, batch), len(sentences))
-            if not losses.requires_grad:
-                raise ValueError(
-                    "The objective's loss does not depend on inputs_embeds through gradients; "
-                    "remove torch.no_grad() or detach() from it."
-                )
-            directions, gradients = torch.autograd.grad(losses.sum(), (embeddings, vectors))
+        gradients = self._joint_objective().differentiate(batch)
         self.forwards += len(sentences)
         self.backwards += len(sentences)
-        gradients = gradients.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu()
+        self._take(sentences, batch, gradients)
+
+    def _joint_objective(self) -> JointObjective:
+        if not isinstance(self.objective, JointObjective):
+            raise TypeError(
+                f"{type(self.attack).__name__} needs a JointObjective, got {type(self.objective).__name__}."
+            )
+        return self.objective
+
+    def _take(self, sentences: list[Sentence], batch: Batch, gradients: PairGradients) -> None:
+        """Give each sentence what was found for its row."""
+        of_words = gradients.of_words.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu()
+        visible = batch["attention_mask"].cpu() != 0
         for row, sentence in enumerate(sentences):
-            sentence.loss = losses[row].detach()
-            sentence.embedding, sentence.direction = embeddings[row].detach(), directions[row]
+            sentence.loss = gradients.loss[row]
+            sentence.embedding, sentence.direction = gradients.embedding[row], gradients.of_embedding[row]
+            of_tokens = of_words[row][visible[row]]  # (tokens, hidden)
             for index in sentence.untried:
                 word = sentence.words[index]
                 first = sentence.first_token(word)
-                pieces = gradients[row, first : first + word.last + 1 - word.first]  # (pieces, hidden)
+                pieces = of_tokens[first : first + word.last + 1 - word.first]  # (pieces, hidden)
                 sentence.influence[index] = pieces.mean(dim=0).norm().item()
             sentence.stale = False
 

@@ -31,7 +31,7 @@ class WordSwapAttack(WordAttack):
     generator's seed and on the text, not on the other rows, nor on earlier calls.
 
     Cost in example rows, for a batch of B: B forwards for the clean batch, one forward per substitute tried,
-    and, in gradient order, one backward per attackable text.
+    and, in gradient order, one backward per attackable text; a `CleanPass` spares what it has done.
 
     Args:
         tokenizer: A fast tokenizer, the one that made `input_ids`.
@@ -97,13 +97,12 @@ class WordSwapAttack(WordAttack):
         sentences = search.sentences
         with isolated_rng(batch["input_ids"]):
             if self.order == "gradient":
-                search.differentiate([sentence for sentence in sentences if sentence.untried])
-                search.score([sentence for sentence in sentences if not sentence.untried])
+                loss_before = search.start()
             else:
                 search.score(sentences)
+                loss_before = torch.stack([sentence.loss for sentence in sentences])
                 for sentence in sentences:
                     sentence.influence = self._random_order(sentence)
-            loss_before = torch.stack([sentence.loss for sentence in sentences])
             while trials := [trial for sentence in sentences if (trial := search.next_trial(sentence))]:
                 search.accept_best(trials)
         return search.result(loss_before)

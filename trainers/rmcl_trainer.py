@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from rmcl_hub.attacks.base import Attack, Batch, JointObjective, frozen, model_inputs
+from rmcl_hub.attacks.base import (
+    Attack,
+    AttackResult,
+    Batch,
+    CleanPass,
+    JointObjective,
+    frozen,
+    model_inputs,
+)
 from rmcl_hub.modeling_rmcl.contrastive_losses import (
     barlow_twins_loss,
     barlow_twins_loss_per_example,
@@ -89,12 +97,13 @@ class RMCLTrainer(GuardedTrainer):
         with frozen(encoder):
             key = self._embed_keys(encoder, inputs)  # (batch, dim), constants
             keys = gather_embeddings(key)  # (processes * batch, dim)
-            views = self._attack(encoder, inputs, key, keys)
-        losses = {}
+            results = self._attack(encoder, inputs, key, keys)
+        views, losses = self._views(results), {}
         for view, attacked in views.items():
             query = model(**model_inputs(attacked)).embeds  # (batch, dim)
             losses[view] = self._contrastive_loss(query, key)
             self._record_distances(view, losses[view], query, keys)
+        self._record(_attack_statistics(inputs, results, losses))
         loss = torch.stack(list(losses.values()))
         loss = loss.mean() if self.args.reduction == "mean" else loss.sum()
         if model.training:  # an evaluation must not feed the queue
@@ -114,22 +123,25 @@ class RMCLTrainer(GuardedTrainer):
         with self.accelerator.autocast():
             return (self.key_branch or encoder.joint_embedding)(**model_inputs(inputs)).float()
 
-    def _attack(self, encoder: Any, inputs: Batch, key: Tensor, keys: Tensor) -> dict[str, Batch]:
-        """Attacked batches by view; one modality at a time, `both` combines the two (thesis 2.5.2)."""
+    def _attack(self, encoder: Any, inputs: Batch, key: Tensor, keys: Tensor) -> dict[str, AttackResult]:
+        """What each attack made of the clean pairs; one modality at a time (thesis 2.5.2)."""
         batch = {**inputs, "positive_key": key, "row": self._rows(key)}
-        objective, attacked = self._adversary(encoder, keys), {}
+        objective, results = self._adversary(encoder, keys, CleanPass(batch)), {}
         place = (self.state.global_step, len(self._pending_keys), self.args.process_index)
-        for view, attack in self.attacks.items():
+        for view, attack in self.attacks.items():  # the image first: its clean pass serves the text, too
             seed_attack(attack, self.args.seed, place)
-            attacked[view] = attack(batch, objective)
-            self.encoder_passes += attacked[view].forwards + attacked[view].backwards
-        self._record(view_statistics(batch, attacked))
-        views = {view: result.batch for view, result in attacked.items()}
+            results[view] = attack(batch, objective)
+            self.encoder_passes += results[view].forwards + results[view].backwards
+        return results
+
+    def _views(self, results: dict[str, AttackResult]) -> dict[str, Batch]:
+        """Attacked batches by view; `both` combines the two modalities (thesis 2.5.2)."""
+        views = {view: result.batch for view, result in results.items()}
         if "both" in self.args.views:
             views["both"] = {**views["text"], "pixel_values": views["image"]["pixel_values"]}
         return {view: views[view] for view in self.args.views}
 
-    def _adversary(self, encoder: Any, keys: Tensor) -> JointObjective:
+    def _adversary(self, encoder: Any, keys: Tensor, clean: CleanPass) -> JointObjective:
         """What the adversary maximises (Eq. 2.11): each pair's contrastive loss against its own clean key."""
 
         def embed(batch: Batch) -> Tensor:
@@ -144,7 +156,7 @@ class RMCLTrainer(GuardedTrainer):
             queue, temperature = self.key_branch.queue, config.contrastive_temperature
             return info_nce_loss(query, batch["positive_key"], queue, temperature, reduction="none")
 
-        return JointObjective(embed, loss, encoder.get_input_embeddings())
+        return JointObjective(embed, loss, encoder.get_input_embeddings(), clean)
 
     def _contrastive_loss(self, query: Tensor, key: Tensor) -> Tensor:
         """Loss of one attacked view against the clean keys (Eq. 2.9, 2.10), of all processes together."""
@@ -249,6 +261,24 @@ class RMCLTrainer(GuardedTrainer):
             for name, parameter in self.model.named_parameters():
                 if not name.startswith(("vilt.", "projector.")):
                     parameter.requires_grad_(False)
+
+
+def _attack_statistics(
+    inputs: Batch, results: dict[str, AttackResult], losses: dict[str, Tensor]
+) -> dict[str, Any]:
+    """How hard the attacks hit; where one did not score what it found, the loss of its query says so.
+
+    That loss has the query's dropout in it and, with Barlow Twins, all pairs attacked at once, so that such a
+    gain compares with that of other steps, not with a scored one.
+    """
+    statistics = view_statistics(dict(inputs), results)
+    clean = [result.loss_before for result in results.values() if not result.loss_before.isnan().any()]
+    for view, result in results.items():
+        if result.forwards and result.loss_after.isnan().all():
+            del statistics[f"attack_gain_{view}"]
+            if clean and view in losses:
+                statistics[f"attack_gain_{view}"] = losses[view].detach() - clean[0].mean()
+    return statistics
 
 
 class _StepCallback(TrainerCallback):
