@@ -33,8 +33,16 @@ class PassCounter(Passes):
 
     def __init__(self, encoders: Iterable[nn.Module]) -> None:
         super().__init__()
-        for encoder in encoders:
-            encoder.register_forward_hook(self._count)
+        self._hooks = [encoder.register_forward_hook(self._count) for encoder in encoders]
+
+    def __deepcopy__(self, _: Any) -> "PassCounter":
+        """A copy of a model that is watched is watched, too, by the same counter."""
+        return self
+
+    def remove(self) -> None:
+        """Stop counting."""
+        for hook in self._hooks:
+            hook.remove()
 
     def reset(self) -> None:
         """Start again at zero."""
