@@ -27,6 +27,7 @@ MODEL_INPUTS = (
     "token_type_ids",
     "inputs_embeds",
     "pixel_values",
+    "image_embeds",
     "pixel_mask",
 )
 """Batch fields that a ViLT-like model's `forward` takes; the rest (`text`, targets) is for objectives and
@@ -87,12 +88,15 @@ class JointObjective:
         loss: (embedding `(batch, dim)`, batch) to loss per example `(batch,)`, to be maximised.
         word_embeddings: The encoder's word embedding layer, `model.get_input_embeddings()`.
         clean: What several attacks on one batch share; None: each works on its own.
+        embed_images: Batch to `image_embeds` and their `pixel_mask`, which `embed` then accepts in place of
+            `pixel_values`: an attack on words embeds the images once. None: `embed` sees pixels.
     """
 
     embed: Callable[[Batch], Tensor]
     loss: Callable[[Tensor, Batch], Tensor]
     word_embeddings: nn.Module
     clean: "CleanPass | None" = None
+    embed_images: Callable[[Batch], dict[str, Tensor]] | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Loss per example of a batch, shape `(batch,)`."""

@@ -110,9 +110,9 @@ def _furthest(
 ) -> list[tuple[Variant, Tensor]]:
     """Each trial's variant that moves the embedding furthest up the gradient, and its loss."""
     rows = [trial.sentence.row for trial in trials for _ in trial.variants]
-    texts = [variant.text for trial in trials for variant in trial.variants]
+    variants = [variant for trial in trials for variant in trial.variants]
     chosen, embedded = [], []
-    embeddings = search.evaluate(objective.embed, rows, texts).split(
+    embeddings = search.evaluate(objective.embed, rows, variants).split(
         [len(trial.variants) for trial in trials]
     )
     for trial, candidates in zip(trials, embeddings, strict=True):

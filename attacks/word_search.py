@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -190,7 +191,17 @@ class WordSearch:
 
     def rows(self, rows: Sequence[int], texts: list[str]) -> dict[str, Any]:
         """Those rows of the batch with other texts."""
-        return {**select_rows(self.batch, rows), **self.encode(texts)}
+        return {**select_rows(self._beside, rows), **self.encode(texts)}
+
+    @cached_property
+    def _beside(self) -> Batch:
+        """What texts are tried beside: the batch, its images embedded once and for all if that can be."""
+        embed_images = getattr(self.objective, "embed_images", None)
+        if embed_images is None:
+            return self.batch
+        with torch.no_grad():
+            embedded = embed_images(self.batch)
+        return {**{name: self.batch[name] for name in self.batch if name != "pixel_values"}, **embedded}
 
     def variants(self, sentence: Sentence, index: int) -> list[Variant]:
         """The text as it stands with each substitute of one word, where only that word's tokens differ."""
@@ -221,33 +232,43 @@ class WordSearch:
                 return Trial(sentence, variants)
         return None
 
-    def evaluate(self, function: Callable[[Batch], Tensor], rows: list[int], texts: list[str]) -> Tensor:
+    def evaluate(
+        self, function: Callable[[Batch], Tensor], rows: list[int], variants: list[Variant]
+    ) -> Tensor:
         """What the encoder gives for rows with other texts, shape `(len(rows), ...)`."""
         parts, chunk = [], self.attack.candidate_batch_size
+        # Texts of like length go together, so that little of a chunk is padding.
+        order = sorted(range(len(rows)), key=lambda place: len(variants[place].ids))
         with torch.no_grad():
             for first in range(0, len(rows), chunk):
-                batch = self.rows(rows[first : first + chunk], texts[first : first + chunk])
+                places = order[first : first + chunk]
+                batch = self.rows(
+                    [rows[place] for place in places], [variants[place].text for place in places]
+                )
                 parts.append(function(batch))
         self.forwards += len(rows)
-        return torch.cat(parts) if parts else torch.empty(0)
+        if not parts:
+            return torch.empty(0)
+        found = torch.cat(parts)
+        return found[torch.tensor(order, device=found.device).argsort()]
 
-    def losses(self, rows: list[int], texts: list[str]) -> Tensor:
+    def losses(self, rows: list[int], variants: list[Variant]) -> Tensor:
         """Loss of rows with other texts, shape `(len(rows),)`."""
         return self.evaluate(
-            lambda batch: check_losses(self.objective(batch), len(batch["text"])), rows, texts
+            lambda batch: check_losses(self.objective(batch), len(batch["text"])), rows, variants
         )
 
     def score(self, sentences: list[Sentence]) -> None:
         """Loss of texts as they stand."""
-        rows, texts = [sentence.row for sentence in sentences], [sentence.now.text for sentence in sentences]
-        for sentence, loss in zip(sentences, self.losses(rows, texts), strict=True):
+        rows, variants = [sentence.row for sentence in sentences], [sentence.now for sentence in sentences]
+        for sentence, loss in zip(sentences, self.losses(rows, variants), strict=True):
             sentence.loss = loss
 
     def accept_best(self, trials: list[Trial]) -> None:
         """Give each sentence its variant of largest loss, if that is above the loss it has."""
         rows = [trial.sentence.row for trial in trials for _ in trial.variants]
-        texts = [variant.text for trial in trials for variant in trial.variants]
-        losses = self.losses(rows, texts).split([len(trial.variants) for trial in trials])
+        variants = [variant for trial in trials for variant in trial.variants]
+        losses = self.losses(rows, variants).split([len(trial.variants) for trial in trials])
         for trial, of_variants in zip(trials, losses, strict=True):
             best = int(of_variants.masked_fill(of_variants.isnan(), -torch.inf).argmax())
             if of_variants[best] > trial.sentence.loss:

@@ -144,9 +144,18 @@ class RMCLTrainer(GuardedTrainer):
     def _adversary(self, encoder: Any, keys: Tensor, clean: CleanPass) -> JointObjective:
         """What the adversary maximises (Eq. 2.11): each pair's contrastive loss against its own clean key."""
 
-        def embed(batch: Batch) -> Tensor:
+        def embed_images(batch: Batch) -> dict[str, Tensor]:
             with self.accelerator.autocast():
-                embedding = encoder.joint_embedding(**model_inputs(batch)).float()
+                tokens, mask = encoder.embed_image(batch["pixel_values"], batch.get("pixel_mask"))
+            return {"image_embeds": tokens, "pixel_mask": mask}  # (batch, tokens, hidden), padding last
+
+        def embed(batch: Batch) -> Tensor:
+            inputs = model_inputs(batch)
+            if "image_embeds" in inputs:  # chosen rows may need less padding than the batch
+                longest = int(inputs["pixel_mask"].sum(dim=1).max())
+                inputs |= {name: inputs[name][:, :longest] for name in ("image_embeds", "pixel_mask")}
+            with self.accelerator.autocast():
+                embedding = encoder.joint_embedding(**inputs).float()
             return embedding if self.key_branch is None else F.normalize(embedding, dim=1)
 
         def loss(query: Tensor, batch: Batch) -> Tensor:
@@ -156,7 +165,7 @@ class RMCLTrainer(GuardedTrainer):
             queue, temperature = self.key_branch.queue, config.contrastive_temperature
             return info_nce_loss(query, batch["positive_key"], queue, temperature, reduction="none")
 
-        return JointObjective(embed, loss, encoder.get_input_embeddings(), clean)
+        return JointObjective(embed, loss, encoder.get_input_embeddings(), clean, embed_images)
 
     def _contrastive_loss(self, query: Tensor, key: Tensor) -> Tensor:
         """Loss of one attacked view against the clean keys (Eq. 2.9, 2.10), of all processes together."""
