@@ -3,7 +3,6 @@
 from collections import defaultdict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -13,6 +12,7 @@ from rmcl_hub.evaluation.task_losses import cross_entropy_to_label
 
 from .attack_seeding import seed_attack
 from .guarded_trainer import GuardedTrainer
+from .view_statistics import means_over_processes
 
 _TEXT_FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -123,11 +123,10 @@ class FinetuneTrainer(GuardedTrainer):
             self.data_collator = training_collator
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add this process's means since the last log: clean and adversarial loss, and the attack's gain."""
+        """Add all processes' means since the last log: clean and adversarial loss, and the attack's gain."""
         if "loss" in logs:  # of training, not of an evaluation
-            means = {name: float(torch.stack(values).mean()) for name, values in self._statistics.items()}
+            logs = {**logs, **means_over_processes(self._statistics)}
             self._statistics.clear()
-            logs = {**logs, **means}
         super().log(logs, *args, **kwargs)
 
 
