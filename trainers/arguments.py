@@ -10,8 +10,18 @@ VIEWS = ("image", "text", "both")
 
 
 @dataclass
-class RMCLArguments(TrainingArguments):
-    """`TrainingArguments` plus what is RMCL's own; encoder and projector sizes are in `RMCLViltConfig`."""
+class GuardedArguments(TrainingArguments):
+    """`TrainingArguments` of a `GuardedTrainer`."""
+
+    resume_inexactly: bool = field(
+        default=False,
+        metadata={"help": "Go on from a checkpoint though processes, data or recipe are not the same."},
+    )
+
+
+@dataclass
+class RMCLArguments(GuardedArguments):
+    """`GuardedArguments` plus what is RMCL's own; encoder and projector sizes are in `RMCLViltConfig`."""
 
     views: list[str] = field(
         default_factory=lambda: ["image", "text"],
@@ -51,6 +61,8 @@ def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dic
     """Build `cls` from a recipe's `training` section with the defaults that every stage here shares."""
     shared = {
         "remove_unused_columns": False,  # the collators read the columns
+        # Said to `Trainer` lest several processes without a GPU train each for itself and know of no other.
+        "use_cpu": not torch.accelerator.is_available(),
         # Of a stream every process reads its own shards: slicing one batch would leave its `text` whole.
         "accelerator_config": {"dispatch_batches": False},
         "report_to": "none",

@@ -1,61 +1,187 @@
-"""A Trainer for losses that are batch means, which stops at the first loss that is not a number."""
+"""A Trainer for long runs: it may be killed at any moment, and it says what to do when it fails."""
 
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from rmcl_hub.datasets_scripts.mixture import MixtureStream
 
+from .checkpoints import (
+    checkpoint_folders,
+    delete_older,
+    discard,
+    fault,
+    mark_complete,
+    newest_complete,
+    recorded_run,
+)
+from .run_fingerprint import changes, fingerprint
+from .stop_signal import StopSignal, shield_workers
+
+logger = logging.getLogger(__name__)
+
 
 class GuardedTrainer(Trainer):
-    """`transformers.Trainer` that names step and last good checkpoint when the loss becomes NaN or infinite.
+    """`transformers.Trainer` for losses that are batch means, in runs that are long and may be killed.
+
+    A checkpoint is whole or not taken: it is marked when all of it is on the disk, and only then older ones
+    are deleted. A run that goes on from it has, on the same machine, the weights of one that was never
+    killed; it is refused if processes, data or recipe are others. SIGTERM saves a checkpoint after the step
+    and ends the process with status 0. A loss that is not finite, exhausted memory and a full disk raise
+    what names the step or folder and the remedy.
 
     It also tells a collator that has an `epoch` which one it is, so that a pair's random draws change from
     epoch to epoch and are the same in a resumed run.
+
+    Args:
+        recipe: Dataclass that the run was built from; a change of it is noticed when the run is resumed.
+        *args: Passed to `transformers.Trainer`.
+        **kwargs: Likewise.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, recipe: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Every loss here is a batch mean, which Trainer must divide when it accumulates gradients.
         self.model_accepts_loss_kwargs = False
-        self.add_callback(_EpochCallback(self))
+        self._recipe = recipe
+        self._run: dict[str, Any] = {}
+        self._stop = StopSignal(self.accelerator)
+        for callback in (_EpochCallback(self), _LogAtSaveCallback(), self._stop):
+            self.add_callback(callback)
 
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`; a `MixtureStream` has cut itself for the processes, accelerate must not again."""
         stream = self.train_dataset
         if not isinstance(stream, MixtureStream):
-            return super().get_train_dataloader()
-        if stream.batch_size != self._train_batch_size:
+            return shield_workers(super().get_train_dataloader())
+        # Transformers 4 takes `_train_batch_size` from the checkpoint, whatever the arguments say.
+        expected = self._train_batch_size if self.args.auto_find_batch_size else self.args.train_batch_size
+        if stream.batch_size != expected:
             raise ValueError(
                 f"The stream has batches of {stream.batch_size} rows, the trainer of "
-                f"{self._train_batch_size}; give both the same batch_size."
+                f"{expected}; give both the same batch_size."
             )
-        return DataLoader(
-            stream,
-            batch_size=stream.batch_size,
-            collate_fn=_SkippingCollator(self.data_collator),
-            num_workers=self.args.dataloader_num_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            pin_memory=self.args.dataloader_pin_memory,
-            drop_last=self.args.dataloader_drop_last,
+        return shield_workers(
+            DataLoader(
+                stream,
+                batch_size=stream.batch_size,
+                collate_fn=_SkippingCollator(self.data_collator),
+                num_workers=self.args.dataloader_num_workers,
+                prefetch_factor=self.args.dataloader_prefetch_factor,
+                pin_memory=self.args.dataloader_pin_memory,
+                drop_last=self.args.dataloader_drop_last,
+            )
         )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; a resumed run takes a `MixtureStream` up at the exact next row."""
-        folder = (
-            get_last_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is True
-            else resume_from_checkpoint
-        )
-        if folder and isinstance(self.train_dataset, MixtureStream):
-            self._resume_stream(self.train_dataset, Path(folder))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        """Train, or go on from a checkpoint as if the run had never ended.
+
+        Args:
+            resume_from_checkpoint: A checkpoint folder; True for the newest whole one of `output_dir`, or to
+                begin anew where there is none, so that one command starts a run and takes it up again.
+            **kwargs: Passed to `Trainer.train`.
+
+        Raises:
+            FileNotFoundError: If the checkpoint was not saved by this trainer, or not to its end.
+            ValueError: If the run is another than the checkpoint's; `args.resume_inexactly` goes on anyway.
+            SystemExit: With status 0, after SIGTERM.
+        """
+        self._run = fingerprint(self, self._recipe)
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        if checkpoint is not None:
+            self._check_run(checkpoint)
+            self.load_state_beside(checkpoint)
+            if isinstance(self.train_dataset, MixtureStream):
+                self._resume_stream(self.train_dataset, checkpoint)
+        with self._stop.listening(), self._explained_memory():
+            return super().train(
+                resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs
+            )
+
+    def save_state_beside(self, checkpoint: Path) -> None:
+        """Save what else a resumed run needs; called on all processes."""
+
+    def load_state_beside(self, checkpoint: Path) -> None:
+        """Load what `save_state_beside` saved."""
+
+    def _checkpoint_to_resume(self, given: str | bool | None) -> Path | None:
+        if not given:
+            return None
+        if given is True:
+            newest = newest_complete(self.args.output_dir or ".")
+            if newest is None:
+                logger.warning("No whole checkpoint in %s: the run begins anew.", self.args.output_dir)
+            return newest
+        if reason := fault(Path(given)):
+            raise FileNotFoundError(
+                f"Cannot resume from {given}: {reason}. Give a checkpoint folder that was saved to its end, "
+                "or true for the newest of them; weights alone can start a new run through init_from."
+            )
+        return Path(given)
+
+    def _check_run(self, checkpoint: Path) -> None:
+        differences = changes(recorded_run(checkpoint), self._run)
+        if not (checkpoint / "scheduler.pt").is_file():
+            differences.append("it has weights only (save_only_model)")
+        if not differences:
+            return
+        told = f"{checkpoint} cannot be gone on with exactly: {'; '.join(differences)}."
+        if not getattr(self.args, "resume_inexactly", False):
+            raise ValueError(
+                f"{told} Undo this, or set training.resume_inexactly to go on with other rows, draws or "
+                "steps than an unbroken run would have had."
+            )
+        logger.warning("%s Going on inexactly.", told)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As in `Trainer`, but marked when it is complete, and older ones deleted only then.
+
+        Overridden because `Trainer` deletes before its callbacks could add or check anything.
+        """
+        run_folder = Path(self._get_output_dir(trial))
+        checkpoint = run_folder / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with _explained_disk(checkpoint):
+                if self.args.should_save:
+                    discard(checkpoint)  # what a killed run may have left
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                self.save_state_beside(checkpoint)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    mark_complete(checkpoint, self._run)
+                    delete_older(checkpoint, limit, self.state.best_model_checkpoint)
+        finally:
+            self.args.save_total_limit = limit
+
+    @contextmanager
+    def _explained_memory(self) -> Iterator[None]:
+        """Says which knobs to turn when memory is exhausted."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            raise torch.OutOfMemoryError(
+                f"Out of memory in step {self.state.global_step + 1} with "
+                f"per_device_train_batch_size {self.args.per_device_train_batch_size}: {error} Lower it and "
+                "raise gradient_accumulation_steps as much, set gradient_checkpointing, or lower "
+                "attack.text.candidate_batch_size (per_device_eval_batch_size if it was validating). "
+                f"Last whole checkpoint: {_last_finite_checkpoint(self.args.output_dir)}."
+            ) from error
 
     def _resume_stream(self, stream: MixtureStream, checkpoint: Path) -> None:
         """The place that `Trainer` is about to skip to, by its own arithmetic."""
@@ -88,15 +214,33 @@ class GuardedTrainer(Trainer):
 
 
 def _last_finite_checkpoint(output_dir: str | None) -> str:
-    """The newest complete checkpoint whose weights are finite; a bad gradient can spoil the newest one."""
-    checkpoints = [path.parent for path in Path(output_dir or ".").glob("checkpoint-*/trainer_state.json")]
-    for folder in sorted(
-        checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True
-    ):
-        weights = [tensor for file in folder.glob("*.safetensors") for tensor in load_file(file).values()]
-        if all(tensor.isfinite().all() for tensor in weights):
+    """The newest whole checkpoint whose weights are finite; a bad gradient can spoil the newest one."""
+    for folder in checkpoint_folders(output_dir or "."):
+        if fault(folder) is None and all(
+            tensor.isfinite().all()
+            for file in folder.glob("*.safetensors")
+            for tensor in load_file(file).values()
+        ):
             return str(folder)
     return "none (save_strategy was 'no', or nothing was due)"
+
+
+@contextmanager
+def _explained_disk(checkpoint: Path) -> Iterator[None]:
+    """Says what to do when a checkpoint cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save raises a RuntimeError from this file of its own
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        free = shutil.disk_usage(checkpoint.parent).free / 1e9
+        before = newest_complete(checkpoint.parent)
+        raise OSError(
+            f"{checkpoint} cannot be written: {error}. Of that disk {free:.1f} GB are free. Make room, lower "
+            "training.save_total_limit or choose another output_dir, then go on with "
+            f"training.resume_from_checkpoint; the last whole checkpoint is {before or 'none'}."
+        ) from error
 
 
 class _EpochCallback(TrainerCallback):
@@ -112,6 +256,17 @@ class _EpochCallback(TrainerCallback):
             collator.epoch = epoch
         if isinstance(self.trainer.train_dataset, MixtureStream):
             self.trainer.train_dataset.set_epoch(epoch)
+
+
+class _LogAtSaveCallback(TrainerCallback):
+    """Ends the means of the curves at every checkpoint: a resumed run would know only their later part."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save and args.logging_strategy != "no":
+            control.should_log = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.on_step_end(args, state, control)
 
 
 class _SkippingCollator:

@@ -78,6 +78,7 @@ def _build_trainer(recipe: PretrainRecipe, args: Any, model: Any, processor: Any
     common = {
         "model": model,
         "args": args,
+        "recipe": recipe,
         "train_dataset": load_training_data(recipe.data, args),
         "data_collator": _build_collator(recipe, args, processor),
         "processing_class": processor,

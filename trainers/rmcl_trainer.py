@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from rmcl_hub.attacks.base import (
     Attack,
@@ -243,26 +242,21 @@ class RMCLTrainer(GuardedTrainer):
             key_branch = None if self.key_branch is None else self.key_branch.state_dict()
             torch.save({"key_branch": key_branch, "encoder_passes": encoder_passes}, checkpoint / STATE_FILE)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; a resumed run continues the key branch (momentum encoder, queue, pointer) too.
+    def load_state_beside(self, checkpoint: Path) -> None:
+        """Go on with the key branch (momentum encoder, queue, pointer) and the counted passes, too.
 
         Raises:
-            FileNotFoundError: If the checkpoint to resume from was not saved by this trainer.
+            FileNotFoundError: If the checkpoint was not saved by this trainer.
         """
-        if resume_from_checkpoint:
-            folder = resume_from_checkpoint
-            if folder is True:
-                folder = get_last_checkpoint(self.args.output_dir)
-            if folder is None or not (Path(folder) / STATE_FILE).is_file():
-                raise FileNotFoundError(
-                    f"Cannot resume RMCL from {folder}: it holds no {STATE_FILE}. Give a checkpoint folder "
-                    "that this trainer saved; weights alone can start a new run through init_from."
-                )
-            state = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
-            self.encoder_passes = state["encoder_passes"] if self.args.process_index == 0 else 0
-            if self.key_branch is not None:
-                self.key_branch.load_state_dict(state["key_branch"])
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if not (checkpoint / STATE_FILE).is_file():
+            raise FileNotFoundError(
+                f"Cannot resume RMCL from {checkpoint}: it holds no {STATE_FILE}. Give a checkpoint folder "
+                "that this trainer saved; weights alone can start a new run through init_from."
+            )
+        state = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
+        self.encoder_passes = state["encoder_passes"] if self.args.process_index == 0 else 0
+        if self.key_branch is not None:
+            self.key_branch.load_state_dict(state["key_branch"])
 
     def _prepare_for_processes(self) -> None:
         """On several processes, wait for no gradient that will not come."""
@@ -291,13 +285,10 @@ def _attack_statistics(
 
 
 class _StepCallback(TrainerCallback):
-    """Calls the trainer back at the two moments that `Trainer` offers only to callbacks."""
+    """Calls the trainer back at the end of a step, which `Trainer` tells only to callbacks."""
 
     def __init__(self, trainer: RMCLTrainer) -> None:
         self.trainer = trainer
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.trainer.end_step()
-
-    def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        self.trainer.save_state_beside(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -354,12 +354,9 @@ def test_random_starts_differ_between_steps_and_micro_batches(build_trainer, tex
 
 
 def test_resuming_needs_the_state_of_the_key_branch(build_trainer, tmp_path):
-    checkpoint = tmp_path / "checkpoint-5"
-    checkpoint.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"checkpoint-5: it holds no rmcl_state\.pt.*init_from"):
-        build_trainer().train(resume_from_checkpoint=str(checkpoint))
-    with pytest.raises(FileNotFoundError, match="Cannot resume RMCL from None"):
-        build_trainer().train(resume_from_checkpoint=True)
+    trainer = build_trainer()
+    with pytest.raises(FileNotFoundError, match=r"it holds no rmcl_state\.pt.*init_from"):
+        trainer.load_state_beside(tmp_path)
 
 
 class Poison(TrainerCallback):
