@@ -73,7 +73,8 @@ class OfficialFolder:
                 ) from error
         raise FileNotFoundError(
             f"{self.root} holds no {' or '.join(names)}, neither unpacked nor in "
-            f"{', '.join(self.archives) or 'an archive'}; download it there (see the README of the corpus)."
+            f"{', '.join(self.archives) or 'an archive'}; fetch it (datasets_scripts/CORPORA.md tells "
+            "from where)."
         )
 
     def read_json(self, *names: str) -> Any:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from tqdm.auto import tqdm
 
@@ -18,7 +19,7 @@ from .official_folder import OfficialFolder
 from .processes import map_in_processes
 from .published_files import check_checksums, check_sizes
 from .schema import ID_COLUMNS, Row, image_columns, texts_of
-from .shard_writing import ShardJob, read_receipt, write_atomically, write_shard
+from .shard_writing import UNFINISHED, ShardJob, read_receipt, write_atomically, write_shard
 from .shards import MANIFEST, SUFFIXES, Manifest, Shard, ShardFormat, SplitManifest
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ def prepare(
 
     Raises:
         ValueError: If a split does not exist or has no usable row, an archive is not of the published size or
-            checksum, or the folder holds another corpus.
+            checksum, or the folder holds another corpus or the published files.
         FileNotFoundError: If annotations, or all pictures of a split that was asked for, are missing.
-        OSError: If an archive is broken, or the disk is or would be full.
+        OSError: If an archive is broken, the folder cannot be written, the disk is or would be full, or
+            another run writes into the folder.
     """
     if rows_per_shard < 1:
         raise ValueError(f"rows_per_shard must be at least 1, got {rows_per_shard}.")
@@ -62,6 +64,10 @@ def prepare(
             f"{corpus.__name__} has no split {unknown[0]!r}; choose from {', '.join(corpus.splits)}."
         )
     folder = corpus.open(root)
+    if Path(output_dir).resolve() == folder.root.resolve():
+        raise ValueError(
+            f"{output_dir} holds the published files; give the shards an --output-dir of their own."
+        )
     if not unofficial:
         check_sizes(corpus, folder.root)
     wanted = _splits_in(corpus, folder, splits)
@@ -122,9 +128,17 @@ class _Run:
                 self.manifest.splits = earlier.splits
             self.manifest.checked = earlier.checked
         data = self.output_dir / "data"
-        data.mkdir(parents=True, exist_ok=True)
-        for path in (*self.output_dir.glob("*.unfinished"), *data.glob("*.unfinished")):
-            path.unlink()
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=data):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"{self.output_dir} cannot be written ({error}); choose another with --output-dir."
+            ) from error
+        for folder in (self.output_dir, data):
+            for path in folder.glob(f"*{UNFINISHED}-*"):
+                path.unlink()
 
     def check_archives(self) -> None:
         """Compare the archives' checksums, and note in the manifest which are right."""
@@ -193,13 +207,21 @@ def _splits_in(
         if not there:
             raise FileNotFoundError(
                 f"{folder.root} holds the annotations of none of the splits {', '.join(corpus.splits)} of "
-                f"{corpus.__name__}; see {corpus.homepage} for the files."
+                f"{corpus.__name__}; see {corpus.homepage} for the files. {_what_is_missing(corpus, folder)}"
             )
         return there
     for split in splits:
         if split not in there:
             corpus.annotations(folder, split)  # says which file is missing
     return [split for split in corpus.splits if split in splits]
+
+
+def _what_is_missing(corpus: type[OfficialBuilder], folder: OfficialFolder) -> str:
+    try:
+        corpus.annotations(folder, corpus.splits[0])
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
 
 
 def _mean_picture_bytes(

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +17,9 @@ from .official_builder import OfficialBuilder
 from .official_folder import OfficialFolder
 from .schema import FEATURES, ID_COLUMNS, Row, to_tables
 from .webdataset_shards import write_samples
+
+UNFINISHED = ".unfinished"
+"""How the suffix begins of what is being written, or was when a run was killed."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,16 @@ def write_shard(job: ShardJob) -> None:
     """Write a shard and its receipt. Under its name it is there in full or not at all.
 
     Raises:
-        OSError: If the disk is full; the unfinished file is removed.
+        OSError: If the disk is full, or another run removed the file; what is unfinished is removed.
     """
     folder = _open_folder(job.corpus, job.root)
     folder.dropped = Counter()
     kept: set[str] = set()
     rows = _note_ids(job.corpus.with_pictures(folder, job.rows), ID_COLUMNS[job.corpus.task], kept)
     write = write_samples if job.target.suffix == ".tar" else _write_parquet
-    unfinished = job.target.with_suffix(".unfinished")
-    try:
+    with _whole_or_not(job.target) as unfinished:
         write(unfinished, job.corpus.task, rows)
-        size, checksum = unfinished.stat().st_size, sha256_of(unfinished)
-        unfinished.replace(job.target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    size, checksum = job.target.stat().st_size, sha256_of(job.target)
     ids = (row[ID_COLUMNS[job.corpus.task]] for row in job.rows)
     left_out = [row_id for row_id in ids if row_id not in kept]
     receipt = Receipt(job.plan, len(kept), size, checksum, dict(folder.dropped), left_out)
@@ -121,10 +122,26 @@ def sha256_of(path: Path, description: str | None = None) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file that is never seen half-written."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
+    with _whole_or_not(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+
+
+@contextmanager
+def _whole_or_not(target: Path) -> Iterator[Path]:
+    """A path to write to, which gets the target's name when all is written.
+
+    It is this process's own: a second run in the folder must not write into what this one has begun.
+    """
+    unfinished = target.with_suffix(f"{UNFINISHED}-{os.getpid()}")
+    try:
+        yield unfinished
+        try:
+            unfinished.replace(target)
+        except FileNotFoundError as error:
+            raise OSError(
+                f"{unfinished} was removed while it was written, as another run in the folder does. Let one "
+                "run finish; the same command then goes on, and finished shards are kept."
+            ) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -109,7 +109,7 @@ class PreparedCorpus:
         try:
             with open_address(f"{self.location}/{MANIFEST}") as stream:
                 self.manifest = Manifest.from_json(stream.read().decode("utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
                 f"{self.location} holds no {MANIFEST}, so it is no prepared corpus; make one with `rmcl-hub "
                 "data prepare`, or name the corpus whose published files these are."

@@ -88,9 +88,12 @@ def test_an_unknown_corpus_is_named_with_the_nearest():
 def test_a_wrong_path_says_what_was_expected_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no manifest.json, .* make one with `rmcl-hub"):
         load_corpus(tmp_path / "nowhere", "train")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"file holds no manifest.json, so it is no prepared corpus"):
+        load_corpus(tmp_path / "file", "train")
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere; give the one with the download"):
         load_corpus(tmp_path / "nowhere", "train", "coco_captions")
-    with pytest.raises(FileNotFoundError, match=r"holds no dataset_coco.json, .*; download it there"):
+    with pytest.raises(FileNotFoundError, match=r"holds no dataset_coco.json, .*; fetch it"):
         load_corpus(tmp_path, "test", "coco_captions")
 
 

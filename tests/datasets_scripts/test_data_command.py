@@ -36,8 +36,18 @@ finally:
         ("prepare coco_caption", "There is no corpus 'coco_caption'; did you mean 'coco_captions'?"),
         ("prepare nonsense", "There is no corpus 'nonsense'; choose one of coco_captions"),
         ("prepare coco_captions --source a", "arguments are required: --output-dir"),
-        ("prepare coco_captions --rows-per-shard 0", "--rows-per-shard: must be at least 1, got 0"),
-        ("prepare coco_captions --num-workers -1", "--num-workers: must be at least 1, got -1"),
+        (
+            "prepare coco_captions --rows-per-shard 0",
+            "--rows-per-shard: must be a whole number of at least 1, got 0",
+        ),
+        (
+            "prepare coco_captions --num-workers -1",
+            "--num-workers: must be a whole number of at least 1, got -1",
+        ),
+        (
+            "prepare coco_captions --num-workers 1.5",
+            "--num-workers: must be a whole number of at least 1, got 1.5",
+        ),
         ("prepare coco_captions --format zip", "--format: invalid choice: 'zip'"),
         ("check", "arguments are required: LOCATION"),
     ],

@@ -127,13 +127,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_rewrites_no_shard(
     process.join()
     assert process.exitcode == -signal.SIGKILL
     left = times(out)
-    assert [name for name in left if name.endswith(".unfinished")] == ["train-00002-of-00006.unfinished"]
+    assert [name for name in left if ".unfinished-" in name] == [
+        f"train-00002-of-00006.unfinished-{process.pid}"
+    ]
     with pytest.raises(FileNotFoundError, match="no manifest"):
         load_corpus(out, "train")
 
     prepare_here(shard_format=shard_format)
     assert contents(out) == contents(tmp_path / "whole")
-    finished = {name: time for name, time in left.items() if not name.endswith(".unfinished")}
+    finished = {name: time for name, time in left.items() if ".unfinished-" not in name}
     assert len(finished) == 4
     assert finished.items() <= times(out).items()
 
@@ -178,7 +180,7 @@ def test_splits_that_are_prepared_later_join_the_manifest_in_the_corpus_s_order(
 
 def test_the_card_gives_datasets_the_same_splits(prepare_here, out):
     manifest = prepare_here()
-    (out / "data" / "train-00009-of-00006.unfinished").write_bytes(b"half a shard")
+    (out / "data" / "train-00009-of-00006.unfinished-1").write_bytes(b"half a shard")
     loaded = datasets.load_dataset(str(out), cache_dir=str(out / "cache"))
     assert {name: len(rows) for name, rows in loaded.items()} == {
         name: split.rows for name, split in manifest.splits.items()
@@ -239,7 +241,9 @@ def test_splits_that_do_not_exist_or_are_not_there_are_named(prepare_here, coco,
     with pytest.raises(FileNotFoundError, match=r"holds no dataset_coco.json"):
         prepare_here(splits=["train", "test"])
     (coco / "annotations_trainval2014.zip").unlink()
-    with pytest.raises(FileNotFoundError, match=r"annotations of none of the splits train, .* https://coco"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none of the splits train, .* https://coco.* no annotations/capt"
+    ):
         prepare_here()
 
 
@@ -342,6 +346,44 @@ def test_a_disk_that_fills_up_loses_nothing_else(prepare_here, out, monkeypatch)
     kept = times(out)
     assert prepare_here().splits["train"].rows == 24
     assert kept.items() <= times(out).items()
+
+
+@pytest.mark.parametrize("shard_format", ["parquet", "webdataset"])
+def test_a_second_run_in_the_same_folder_ends_the_first_and_spoils_no_shard(
+    shard_format, prepare_here, coco, tmp_path, out, monkeypatch
+):
+    arguments = {"rows_per_shard": 5, "num_workers": 1, "unofficial": True, "shard_format": shard_format}
+    prepare(CocoCaptions, coco, tmp_path / "whole", **arguments)
+    decode, pictures = CocoCaptions.with_pictures.__func__, iter(range(1000))
+
+    def overtaken_in_the_third_shard(cls, folder, rows):
+        for row in decode(cls, folder, rows):
+            if len(rows) <= 5 and next(pictures) == 12:
+                process = multiprocessing.get_context("fork").Process(target=prepare_here, kwargs=arguments)
+                process.start()
+                process.join()
+                assert process.exitcode == 0
+            yield row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CocoCaptions, "with_pictures", classmethod(overtaken_in_the_third_shard))
+        with pytest.raises(OSError, match=r"train-00002.* was removed while it was written, as another run"):
+            prepare_here(**arguments)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_folder_that_cannot_be_written_is_named(coco, out):
+    out.write_text("a file")
+    with pytest.raises(OSError, match=r"out cannot be written \(.*\); choose another with --output-dir"):
+        prepare(CocoCaptions, coco, out, unofficial=True)
+
+
+def test_shards_are_not_written_among_the_published_files(coco, monkeypatch):
+    before = contents(coco)
+    monkeypatch.chdir(coco)
+    with pytest.raises(ValueError, match=r"^\. holds the published files; give the shards an --output-dir"):
+        prepare(CocoCaptions, coco, ".", unofficial=True)
+    assert contents(coco) == before
 
 
 def test_a_folder_of_another_corpus_or_format_is_refused(prepare_here, out):

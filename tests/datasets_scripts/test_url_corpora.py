@@ -14,6 +14,7 @@ from rmcl_hub.datasets_scripts.corpora import load_corpus
 from rmcl_hub.datasets_scripts.miniature_pictures import truncate
 from rmcl_hub.datasets_scripts.miniatures import write_fetched
 from rmcl_hub.datasets_scripts.official_folder import BrokenArchiveError
+from rmcl_hub.datasets_scripts.prepare import prepare
 from rmcl_hub.datasets_scripts.sbu_captions import SbuCaptions
 
 
@@ -149,6 +150,8 @@ def test_without_pictures_the_command_that_fetches_them_is_given(corpus, split, 
     assert options["--output_format"] == "webdataset"
     assert options["--compute_hash"] == "sha256"
     assert not corpus.has_split(corpus.open(root), split)
+    with pytest.raises(FileNotFoundError, match=r"(?s)none of the splits train.* --output_folder"):
+        prepare(corpus, root, tmp_path / "shards")
 
 
 def test_the_header_that_the_published_lists_lack_is_added():
