@@ -1,5 +1,7 @@
 """Contrastive objectives of RMCL as pure functions on embeddings `(batch, dim)`."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -152,13 +154,22 @@ def gather_embeddings(embeddings: Tensor) -> Tensor:
     computed on the gathered batch has the same gradient on N processes as on one (`(world * batch, dim)`
     from `(batch, dim)`).
     """
-    if process_count() == 1:
-        return embeddings
-    from torch.distributed.nn.functional import (
-        all_gather,
-    )  # imported late: absent in builds without distributed
+    return embeddings if process_count() == 1 else _Gather.apply(embeddings)
 
-    return torch.cat(all_gather(embeddings.contiguous()))
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        ctx.size = len(own)
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(process_count())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.split(ctx.size)[dist.get_rank()]
 
 
 def process_count() -> int:

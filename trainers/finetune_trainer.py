@@ -12,7 +12,7 @@ from rmcl_hub.evaluation.task_losses import cross_entropy_to_label
 
 from .attack_seeding import seed_attack
 from .guarded_trainer import GuardedTrainer
-from .view_statistics import means_over_processes
+from .processes import means_over_processes, require_whole_weights
 
 _TEXT_FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -54,6 +54,8 @@ class FinetuneTrainer(GuardedTrainer):
             given.ddp_find_unused_parameters = False
         super().__init__(*args, **kwargs)
         self.attack: Any = image_attack or text_attack
+        if self.attack is not None:
+            require_whole_weights(self.accelerator.distributed_type)
         if image_attack is not None and text_attack is not None:
             self.attack = IndependentAttack(image_attack, text_attack)
         self._seeded = (image_attack, text_attack)

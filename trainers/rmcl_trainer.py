@@ -30,7 +30,8 @@ from rmcl_hub.modeling_rmcl.momentum_encoder import MomentumEncoder
 from .arguments import RMCLArguments
 from .attack_seeding import seed_attack
 from .guarded_trainer import GuardedTrainer
-from .view_statistics import means_over_processes, view_statistics
+from .processes import means_over_processes, require_whole_weights
+from .view_statistics import view_statistics
 
 STATE_FILE = "rmcl_state.pt"
 
@@ -260,6 +261,7 @@ class RMCLTrainer(GuardedTrainer):
 
     def _prepare_for_processes(self) -> None:
         """On several processes, wait for no gradient that will not come."""
+        require_whole_weights(self.accelerator.distributed_type)
         if not self.args.pretraining_weight:
             for name, parameter in self.model.named_parameters():
                 if not name.startswith(("vilt.", "projector.")):

@@ -1,9 +1,7 @@
 """How hard the on-the-fly attacks hit: the thesis's delta-norm and word-change curves, and the gain."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from rmcl_hub.attacks.base import AttackResult
@@ -34,19 +32,3 @@ def view_statistics(clean: dict[str, Any], attacked: dict[str, AttackResult]) ->
     if "text" in attacked:
         values["word_change_rate"] = word_change_rate(clean["text"], attacked["text"].batch["text"])
     return values
-
-
-def means_over_processes(statistics: Mapping[str, Sequence[Tensor | float]]) -> dict[str, float]:
-    """Mean of every name's values on all processes, which all have to ask; batches count alike.
-
-    Names that another process has too may differ: an attack that had nothing to do there has no gain.
-    """
-    own = {name: (float(sum(values)), len(values)) for name, values in statistics.items()}
-    totals: dict[str, list[tuple[float, int]]] = {}
-    for process in gather_object([own]):
-        for name, pair in process.items():
-            totals.setdefault(name, []).append(pair)
-    return {
-        name: sum(total for total, _ in pairs) / sum(number for _, number in pairs)
-        for name, pairs in totals.items()
-    }
