@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from pairs import add_size_options, build_batch, build_config, build_model, build_tokenizer, write_texts
-from timing import argument_parser, circumstances, medians_in_turns, show, table
+from timing import argument_parser, circumstances, matrix_products, medians_in_turns, show, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViltConfig, ViltModel
@@ -61,9 +61,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "ours eager, first, trimmed": (models["eager"], RMCLViltModel.joint_representation, trimmed),
         "ours SDPA, first, trimmed": (models["SDPA"], RMCLViltModel.joint_representation, trimmed),
     }
+    tokens = Tokens(trimmed["input_ids"].shape[1], (config.image_size // config.patch_size) ** 2)
+    products, operations_of_products = matrix_products(arguments.batch * tokens.total, config)
     spent = medians_in_turns(
         {
-            "products": partial(_multiply, *_matrices(config, trimmed)),
+            "products": products,
             **{
                 f"{unit} of {way}": partial(_run, unit, *of_way)
                 for way, of_way in ways.items()
@@ -72,9 +74,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         },
         arguments.repetitions,
     )
-    tokens = Tokens(trimmed["input_ids"].shape[1], (config.image_size // config.patch_size) ** 2)
     operations = forward_flops(config, tokens) * arguments.batch
-    rate = _operations_of_products(config, trimmed) / spent["products"].cpu_seconds
+    rate = operations_of_products / spent["products"].cpu_seconds
     pooled = {way: pool(model, **inputs).detach() for way, (model, pool, inputs) in ways.items()}
     reference = next(iter(pooled.values()))
     return {
@@ -169,23 +170,6 @@ def _count_operations(model: Any, pool: Callable[..., Tensor], inputs: dict[str,
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         pool(model, **inputs)
     return counter.get_total_flops()
-
-
-def _matrices(config: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The states of a batch and a weight of the MLP."""
-    patches = (config.image_size // config.patch_size) ** 2
-    rows = len(inputs["input_ids"]) * (inputs["input_ids"].shape[1] + 1 + patches)
-    return torch.rand(rows, config.hidden_size), torch.rand(config.intermediate_size, config.hidden_size)
-
-
-def _multiply(states: Tensor, weight: Tensor) -> None:
-    for _ in range(20):
-        nn.functional.linear(states, weight)
-
-
-def _operations_of_products(config: Any, inputs: dict[str, Any]) -> int:
-    states, weight = _matrices(config, inputs)
-    return 20 * 2 * states.numel() * len(weight)
 
 
 if __name__ == "__main__":

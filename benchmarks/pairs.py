@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BertTokenizerFast
 
-from rmcl_hub.attacks import SynonymTable
+from rmcl_hub.attacks import PGD, SynonymTable
 from rmcl_hub.attacks.base import Batch, JointObjective, model_inputs
 from rmcl_hub.attacks.synonyms import STOP_WORDS
 from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path
@@ -18,6 +18,7 @@ from rmcl_hub.modeling_rmcl.contrastive_losses import info_nce_loss
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 STOP_WORD = "the"
 EPSILON = 0.0025  # the thesis's, in [0, 1] pixel units
+SYNONYMS_PER_WORD = 4  # the thesis's five candidates count the word itself
 
 
 def add_size_options(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def write_texts(tokenizer: Any, num_texts: int, num_words: int) -> list[str]:
     ]
 
 
-def build_synonyms(tokenizer: Any, texts: list[str], per_word: int = 5) -> SynonymTable:
+def build_synonyms(tokenizer: Any, texts: list[str], per_word: int = SYNONYMS_PER_WORD) -> SynonymTable:
     """Substitutes of one piece for every word that is no stop word: what they mean costs nothing."""
     words = sorted({word for text in texts for word in text.split()} - STOP_WORDS)
     others = [word for word in _six_letters(tokenizer) if word not in words]
@@ -83,6 +84,11 @@ def build_batch(tokenizer: Any, texts: list[str], image_size: int) -> dict[str, 
     }
 
 
+def thesis_pgd(steps: int = 5) -> PGD:
+    """The thesis's attack on pixels, as in training: the last iterate is not scored."""
+    return PGD(EPSILON, 10 * EPSILON, steps, gradient="linf", keep="last")
+
+
 def moco_objective(model: Any, keys: Tensor, queue: Tensor) -> JointObjective:
     """What RMCL's adversary maximises: InfoNCE of every pair against its key `(batch, dim)`."""
 
@@ -92,7 +98,11 @@ def moco_objective(model: Any, keys: Tensor, queue: Tensor) -> JointObjective:
     def loss(embedding: Tensor, batch: Batch) -> Tensor:
         return info_nce_loss(embedding, keys[batch["row"]], queue, reduction="none")
 
-    return JointObjective(embed, loss, model.get_input_embeddings())
+    def embed_images(batch: Batch) -> dict[str, Tensor]:
+        tokens, mask = model.embed_image(batch["pixel_values"], batch["pixel_mask"])
+        return {"image_embeds": tokens, "pixel_mask": mask}
+
+    return JointObjective(embed, loss, model.get_input_embeddings(), embed_images=embed_images)
 
 
 def _six_letters(tokenizer: Any) -> list[str]:

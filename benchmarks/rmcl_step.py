@@ -11,8 +11,9 @@ can be below. The step is `RMCLTrainer`'s: keys, attacks, views, gradients, mome
 the optimiser.
 
 `pgd`: the slope of the attack's time in its steps, over F + B_in. `geometry`: 12 and 24 words, at most 10
-and 50 words tried, five substitutes for each word; the time must not depend on the second number, because
-the budget of changes is spent long before. `moco`, `barlow`: the step with two and with three views.
+and 50 words tried, four substitutes for each (the thesis's five count the word itself); the time must not
+depend on the second number, because the budget of changes is spent long before. `moco`, `barlow`: the step
+with two and with three views.
 """
 
 import argparse
@@ -27,7 +28,6 @@ from typing import Any
 
 import torch
 from pairs import (
-    EPSILON,
     add_size_options,
     build_batch,
     build_config,
@@ -35,12 +35,13 @@ from pairs import (
     build_synonyms,
     build_tokenizer,
     moco_objective,
+    thesis_pgd,
     write_texts,
 )
 from passes import PassCounter, Passes, unit_runs
 from timing import Spent, argument_parser, circumstances, in_turns, median, show, table
 
-from rmcl_hub.attacks import PGD, GeometryAttack
+from rmcl_hub.attacks import GeometryAttack
 from rmcl_hub.attacks.base import model_inputs
 from rmcl_hub.trainers.arguments import RMCLArguments, training_arguments
 from rmcl_hub.trainers.rmcl_trainer import RMCLTrainer
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure_pgd(arguments: argparse.Namespace) -> dict[str, Any]:
     """The attack on pixels with 5 and 10 steps."""
     model, batch, objective, _ = _attacked(arguments, arguments.words)
-    attacks = {f"PGD-{steps}": PGD(EPSILON, 10 * EPSILON, steps, gradient="linf") for steps in (5, 10)}
+    attacks = {f"PGD-{steps}": thesis_pgd(steps) for steps in (5, 10)}
     runs = {name: partial(attack, batch, objective) for name, attack in attacks.items()}
     figures = _against_bound(model, unit_runs(model, batch), runs, arguments.repetitions)
     five, ten = (figures["runs"][f"PGD-{steps}"]["cpu_seconds"] for steps in (5, 10))
@@ -129,7 +130,7 @@ def build_trainer(
     trainer = RMCLTrainer(
         model=model,
         args=training_arguments(RMCLArguments, folder, {"use_cpu": True, "disable_tqdm": True, **training}),
-        image_attack=PGD(EPSILON, 10 * EPSILON, steps, gradient="linf"),
+        image_attack=thesis_pgd(steps),
         text_attack=GeometryAttack(tokenizer, build_synonyms(tokenizer, texts)),
     )
     trainer.current_gradient_accumulation_steps = 1  # `Trainer.train` sets it

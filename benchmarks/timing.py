@@ -71,6 +71,21 @@ def medians_in_turns(runs: dict[str, Callable[[], Any]], repetitions: int) -> di
     return {name: median(spent) for name, spent in in_turns(runs, repetitions).items()}
 
 
+def matrix_products(rows: int, config: Any) -> tuple[Callable[[], Any], int]:
+    """A run that multiplies `rows` states by a weight of the MLP some times, and its operations.
+
+    What this machine does best with the encoder's shapes; the rate that lower bounds are counted with.
+    """
+    states = torch.rand(rows, config.hidden_size)
+    weight, times = torch.rand(config.intermediate_size, config.hidden_size), 20
+
+    def run() -> None:
+        for _ in range(times):
+            torch.nn.functional.linear(states, weight)
+
+    return run, times * 2 * states.numel() * len(weight)
+
+
 def circumstances(packages: Sequence[str] = ("rmcl-hub", "torch", "transformers")) -> dict[str, Any]:
     """Machine and versions, for a record."""
     return {

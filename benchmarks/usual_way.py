@@ -33,6 +33,7 @@ from pairs import (
     build_synonyms,
     build_tokenizer,
     moco_objective,
+    thesis_pgd,
     write_texts,
 )
 from passes import PassCounter, Passes
@@ -41,7 +42,7 @@ from timing import argument_parser, circumstances, in_turns, median, show, table
 from torch import nn
 from usual_attack import UsualModel, UsualStep, info_nce
 
-from rmcl_hub.attacks import PGD, GeometryAttack
+from rmcl_hub.attacks import GeometryAttack
 from rmcl_hub.attacks.base import frozen, model_inputs
 
 PARTS = ("pgd", "geometry", "step")
@@ -131,7 +132,7 @@ def _measure_attacks(
     padded = {**batch, **usual.encode(batch["text"])}
     attacks: dict[str, tuple[Any, Callable[..., Any], str]] = {
         "pgd": (
-            PGD(EPSILON, 10 * EPSILON, usual.num_steps, gradient="linf"),
+            thesis_pgd(usual.num_steps),
             usual.attack_pixels,
             "pixel_values",
         ),
