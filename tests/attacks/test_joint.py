@@ -430,6 +430,11 @@ def test_bad_options_are_refused(fixed_attacks: Any) -> None:
         CoAttack(text, image)
     with pytest.raises(ValueError, match="text_attack is a FixedAttack on image; expected an attack on text"):
         IndependentAttack(image, image)
+    for compared in (CoAttack, AlternatingAttack, SetGuidedAttack):
+        with pytest.raises(
+            ValueError, match=f"{compared.__name__} keeps the pair of largest objective.*'last'"
+        ):
+            compared(PGD(0.1, 0.1, 1, keep="last"), text)
     with pytest.raises(ValueError, match="rounds is 0; expected at least 1"):
         AlternatingAttack(image, text, rounds=0)
     for scales in ((0.5, 0.0), (-1.0,), (float("nan"),), (float("inf"),)):
