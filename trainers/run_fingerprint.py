@@ -33,7 +33,8 @@ def fingerprint(trainer: Any, recipe: Any = None) -> dict[str, Any]:
         recipe: Dataclass that it was built from, if there is one.
     """
     arguments = trainer.args.to_dict()
-    config = trainer.accelerator.unwrap_model(trainer.model).config.to_dict()
+    config = getattr(trainer.accelerator.unwrap_model(trainer.model), "config", None)
+    fields = {} if config is None else config.to_dict()
     settings: dict[str, Any] = {} if recipe is None else asdict(recipe)
     for corpus in settings.get("data", {}).get("corpora", {}).values():
         corpus.pop("location")
@@ -45,7 +46,7 @@ def fingerprint(trainer: Any, recipe: Any = None) -> dict[str, Any]:
     for name, value in arguments.items():
         if not name.startswith((*_OTHER_ARGUMENTS, "_")):
             run[f"training.{name}"] = value
-    for name, value in config.items():
+    for name, value in fields.items():
         if name not in _OTHER_CONFIG_KEYS:
             run[f"model.{name}"] = value
     return json.loads(json.dumps(run, default=str))

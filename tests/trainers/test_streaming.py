@@ -42,13 +42,15 @@ class RecordingCollator(PairCollator):
 
 
 @pytest.fixture
-def run(build_trainer, tiny_model, processor, coco, tmp_path):
+def run(build_trainer, tiny_model, processor, coco, no_attack, tmp_path):
     """A function that trains on the stream and leaves, per process, the ids of its steps and the weights."""
 
     def run(name, max_steps, resume=None, workers=0, **training):
         trainer = build_trainer(
             tiny_model(momentum=0.5),
             collator=RecordingCollator(processor, max_text_length=24),
+            attacks=(no_attack, None),
+            views=["image"],
             output_dir=str(tmp_path / name),
             max_steps=max_steps,
             per_device_train_batch_size=3,
@@ -65,7 +67,6 @@ def run(build_trainer, tiny_model, processor, coco, tmp_path):
             rank=trainer.args.process_index,
             world_size=trainer.args.world_size,
         )
-        trainer.attacks.clear()
         seen, compute_loss = [], trainer.compute_loss
 
         def recorded(model, inputs, *args, **kwargs):
@@ -73,7 +74,6 @@ def run(build_trainer, tiny_model, processor, coco, tmp_path):
             return compute_loss(model, inputs, *args, **kwargs)
 
         trainer.compute_loss = recorded
-        trainer._attack = lambda encoder, inputs, key: {"image": inputs}
         trainer.train(resume_from_checkpoint=resume)
         state = {"model": trainer.model, "key_branch": trainer.key_branch}
         weights = {
