@@ -16,22 +16,16 @@ The model has random weights and an answer that always wins, so that no search e
 words, and each one that is no stop word has five substitutes.
 """
 
-import argparse
-import json
 import logging
-import os
-import platform
 import statistics
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
+from timing import Spent, argument_parser, circumstances, show, table, timed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BertTokenizerFast
@@ -94,29 +88,21 @@ class ImageOnly(nn.Module):
 
 
 @dataclass(frozen=True)
-class Spent:
+class Counted(Spent):
     """One run of one attack, for the whole batch."""
 
-    seconds: float
-    cpu_seconds: float
     forwards: int
     backwards: int
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and write the table; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--examples", type=int, default=1, help="examples per batch (default: 1)")
-    parser.add_argument("--repetitions", type=int, default=3, help="rounds, of which medians (default: 3)")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to see that everything runs")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     arguments = parser.parse_args(argv)
     record = measure(arguments.examples, arguments.repetitions, SMALL if arguments.quick else B32)
-    sys.stdout.write("\n".join(table(record)) + "\n")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    show(record, tables(record), arguments.json)
     return 0
 
 
@@ -133,7 +119,7 @@ def measure(num_examples: int, repetitions: int, size: dict[str, int]) -> dict[s
         **_torchattacks(victim, batch),
         **_textattack(victim, batch, tokenizer),
     }
-    spent: dict[str, list[Spent]] = defaultdict(list)
+    spent: dict[str, list[Counted]] = defaultdict(list)
     with frozen(model), tqdm(total=repetitions * len(runs), unit="run") as progress:
         for unit in units.values():
             unit()  # the first call of each allocates memory
@@ -146,13 +132,7 @@ def measure(num_examples: int, repetitions: int, size: dict[str, int]) -> dict[s
     forward = _median(spent["F"], "cpu_seconds")
     backward = _median(spent["F + B_in"], "cpu_seconds") - forward
     return {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "load": os.getloadavg()[0],
-        },
-        "versions": {name: version(name) for name in ("rmcl-hub", "torch", "transformers", "torchattacks")},
+        **circumstances(("rmcl-hub", "torch", "transformers", "torchattacks")),
         "setting": {
             "examples": num_examples,
             "repetitions": repetitions,
@@ -168,18 +148,14 @@ def measure(num_examples: int, repetitions: int, size: dict[str, int]) -> dict[s
     }
 
 
-def table(record: dict[str, Any]) -> Iterator[str]:
-    """Lines of a Markdown table under the circumstances."""
-    for part in ("machine", "versions", "setting"):
-        yield f"{part}: " + ", ".join(f"{name} {value}" for name, value in record[part].items())
+def tables(record: dict[str, Any]) -> Iterator[str]:
+    """Lines of a Markdown table."""
     yield f"processor seconds per row: F {record['F']:.3f}, B_in {record['B_in']:.3f}\n"
-    yield "| attack | forwards | backwards | seconds | processor s | ratio |"
-    yield "|---|---|---|---|---|---|"
-    for name, row in record["attacks"].items():
-        yield (
-            f"| {name} | {row['forwards']:.4g} | {row['backwards']:.4g} | {row['seconds']:.2f} | "
-            f"{row['cpu_seconds']:.2f} | {row['ratio']:.2f} |"
-        )
+    names = ("forwards", "backwards", "seconds", "cpu_seconds", "ratio")
+    yield from table(
+        ["attack", "forwards", "backwards", "wall s", "processor s", "ratio"],
+        ([attack, *(row[name] for name in names)] for attack, row in record["attacks"].items()),
+    )
 
 
 def _model(size: dict[str, int]) -> RMCLViltForQuestionAnswering:
@@ -288,19 +264,17 @@ def _synonyms(tokenizer: Any) -> attacks.SynonymTable:
     )
 
 
-def _timed(run: Callable[[], Any], counter: RowCounter) -> Spent:
+def _timed(run: Callable[[], Any], counter: RowCounter) -> Counted:
     counter.forwards = counter.backwards = 0
-    wall, processor = time.perf_counter(), time.process_time()
-    run()
-    wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    return Spent(wall, processor, counter.forwards, counter.backwards)
+    spent = timed(run)
+    return Counted(spent.seconds, spent.cpu_seconds, counter.forwards, counter.backwards)
 
 
-def _median(spent: list[Spent], name: str) -> float:
+def _median(spent: list[Counted], name: str) -> float:
     return statistics.median(getattr(one, name) for one in spent)
 
 
-def _figures(spent: list[Spent], forward: float, backward: float, num_examples: int) -> dict[str, float]:
+def _figures(spent: list[Counted], forward: float, backward: float, num_examples: int) -> dict[str, float]:
     """Per example; `forward` and `backward` are for a batch."""
     medians = {
         name: _median(spent, name) / num_examples
