@@ -1,7 +1,8 @@
 """One seed of an experiment: pre-train, control and RMCL from the same checkpoint, fine-tune, attack.
 
 Every stage leaves its folder and a `stage.json`; a stage whose recipe and inputs did not change is not run
-twice, so an interrupted experiment goes on where it stopped.
+twice, so an interrupted experiment goes on where it stopped. Of several processes all train, and the first
+one evaluates, decides what is done and writes.
 """
 
 import json
@@ -12,8 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from rmcl_hub.evaluation.results import write_atomically
 
+from .processes import on_first_process
 from .recipe import AttackRecipe, EvaluationRecipe, ExperimentRecipe, FinetuneRecipe, PretrainRecipe
 
 logger = logging.getLogger(__name__)
@@ -31,7 +35,8 @@ def run_seed(recipe: ExperimentRecipe, seed: int, folder: Path) -> None:
     vilt = folder / "vilt"
     run_pretraining(recipe.pretrain, vilt, seed=seed)
     passes = run_pretraining(recipe.rmcl, folder / "rmcl", seed=seed, init_from=vilt)["encoder_passes"]
-    control = with_equal_passes(recipe.control, passes, recipe.pretrain.model.get("itc_weight", 0))
+    itc_weight, processes = recipe.pretrain.model.get("itc_weight", 0), PartialState().num_processes
+    control = with_equal_passes(recipe.control, passes, itc_weight, processes)
     run_pretraining(control, folder / "control", seed=seed, init_from=vilt)
     for arm in ARMS:
         measure_representation(recipe, folder / arm)
@@ -41,10 +46,13 @@ def run_seed(recipe: ExperimentRecipe, seed: int, folder: Path) -> None:
             measure_robustness(recipe.evaluation, finetuning, target)
 
 
-def with_equal_passes(control: PretrainRecipe, passes: int, itc_weight: float) -> PretrainRecipe:
+def with_equal_passes(
+    control: PretrainRecipe, passes: int, itc_weight: float, processes: int = 1
+) -> PretrainRecipe:
     """The control continues ViLT's own objectives for the encoder passes that RMCL spent on all."""
     training = control.training
     batch = training["per_device_train_batch_size"] * training.get("gradient_accumulation_steps", 1)
+    batch *= processes
     steps = max(1, round(passes / (batch * passes_per_plain_example(control, itc_weight))))
     return replace(control, training={**training, "max_steps": steps})
 
@@ -59,6 +67,7 @@ def run_pretraining(
 ) -> dict[str, Any]:
     """Pre-train into `folder`; returns the stage's record with `curves` and `encoder_passes`."""
     from .pretrain import pretrain
+    from .rmcl_trainer import RMCLTrainer
 
     recipe = replace(
         recipe,
@@ -70,10 +79,12 @@ def run_pretraining(
     def run() -> dict[str, Any]:
         trainer = pretrain(recipe)
         curves = trainer.state.log_history
+        if isinstance(trainer, RMCLTrainer):
+            return {"curves": curves, "encoder_passes": trainer.total_encoder_passes()}
         batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-        plain = trainer.state.global_step * batch
-        plain *= passes_per_plain_example(recipe, trainer.model.config.itc_weight)
-        return {"curves": curves, "encoder_passes": getattr(trainer, "encoder_passes", plain)}
+        examples = trainer.state.global_step * batch * trainer.args.world_size
+        passes = examples * passes_per_plain_example(recipe, trainer.model.config.itc_weight)
+        return {"curves": curves, "encoder_passes": passes}
 
     return _stage(folder, "stage", recipe, init_from, run)
 
@@ -117,7 +128,7 @@ def measure_robustness(recipe: EvaluationRecipe, finetuning: FinetuneRecipe, fol
             "threat_models": {name: str(attack.threat_model) for name, attack in attacks.items()},
         }
 
-    return _stage(folder, "robustness", (recipe, finetuning), folder, run)
+    return _stage(folder, "robustness", (recipe, finetuning), folder, lambda: on_first_process(run))
 
 
 def measure_representation(recipe: ExperimentRecipe, folder: Path) -> dict[str, Any]:
@@ -163,7 +174,7 @@ def measure_representation(recipe: ExperimentRecipe, folder: Path) -> dict[str, 
                 )
         return {"retrieval": retrieval}
 
-    return _stage(folder, "representation", (evaluation, data), folder, run)
+    return _stage(folder, "representation", (evaluation, data), folder, lambda: on_first_process(run))
 
 
 def named_attacks(
@@ -225,14 +236,19 @@ def _stage(
     """Run a stage unless its record says that it was run with this recipe on this input."""
     path = folder / f"{name}.json"
     recipes = [asdict(part) for part in recipe] if isinstance(recipe, tuple) else asdict(recipe)
-    before = (depends_on / STAGE_FILE).stat().st_mtime_ns if depends_on else 0
-    if path.is_file():
-        record = json.loads(path.read_text())
-        if record["recipe"] == recipes and record["depends_on"] == before:
-            logger.info("%s: done before, unchanged", path)
-            return record
-    logger.info("%s", path)
-    started = time.perf_counter()
-    record = {"recipe": recipes, "depends_on": before, **run(), "seconds": time.perf_counter() - started}
-    write_atomically(path, json.dumps(record))
+
+    def already() -> tuple[int, dict[str, Any] | None]:
+        before = (depends_on / STAGE_FILE).stat().st_mtime_ns if depends_on else 0
+        record = json.loads(path.read_text()) if path.is_file() else None
+        done = record is not None and record["recipe"] == recipes and record["depends_on"] == before
+        logger.info("%s%s", path, ": done before, unchanged" if done else "")
+        return before, record if done else None
+
+    before, record = on_first_process(already)
+    if record is None:
+        started = time.perf_counter()
+        results = run()
+        seconds = time.perf_counter() - started
+        record = {"recipe": recipes, "depends_on": before, **results, "seconds": seconds}
+        on_first_process(lambda: write_atomically(path, json.dumps(record)))
     return record

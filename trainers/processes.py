@@ -1,8 +1,10 @@
 """What several processes have to agree on: who decides, means over all of them, weights that are whole."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor
@@ -10,10 +12,21 @@ from torch import Tensor
 Value = TypeVar("Value")
 
 
+def join_processes(training: Mapping[str, Any]) -> PartialState:
+    """Let the processes that were launched together know of each other, before any trainer does.
+
+    Args:
+        training: Section of a recipe; `use_cpu` and `ddp_timeout` count.
+    """
+    cpu = training.get("use_cpu", False) or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu, timeout=timedelta(seconds=training.get("ddp_timeout", 1800)))
+
+
 def on_first_process(function: Callable[[], Value]) -> Value:
     """What a function returns on the first process, on all; it runs there only, the others wait for it.
 
-    They wait as long as `training.ddp_timeout` lets them, half an hour by default.
+    They wait as long as `training.ddp_timeout` lets them, half an hour by default. The processes have been
+    joined, by `join_processes` or by a trainer's arguments.
 
     Args:
         function: Takes nothing, returns what can be pickled. If it raises, the others wait until whoever

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from pathlib import Path
 
 from rmcl_hub.trainers.pretrain import writable_folder
 from rmcl_hub.trainers.recipe import ExperimentRecipe, recipe_from_command_line
@@ -20,21 +21,33 @@ def main(argv: list[str] | None = None) -> int:
     recipe = recipe_from_command_line(
         ExperimentRecipe, "rmcl-hub quickstart", description, argv, default="quickstart"
     )
-    sys.stdout.write(run_experiment(recipe) + "\n")
+    table = run_experiment(recipe)
+    if table is not None:
+        sys.stdout.write(table + "\n")
     return 0
 
 
-def run_experiment(recipe: ExperimentRecipe) -> str:
-    """Run all seeds, write results, report, model and card; returns the table and the verdicts."""
+def run_experiment(recipe: ExperimentRecipe) -> str | None:
+    """Run all seeds, write results, report, model and card; returns the table and the verdicts.
+
+    Of several processes only the first one writes and returns them, the others return None.
+    """
+    from rmcl_hub.trainers.experiment import run_seed
+    from rmcl_hub.trainers.processes import join_processes
+
+    folder = writable_folder(recipe.output_dir)
+    process = join_processes(recipe.pretrain.training)
+    for seed in recipe.seeds:
+        run_seed(recipe, seed, folder / f"seed-{seed}")
+    return _write_up(recipe, folder) if process.is_main_process else None
+
+
+def _write_up(recipe: ExperimentRecipe, folder: Path) -> str:
     from rmcl_hub.evaluation.card import write_card
     from rmcl_hub.evaluation.report import write_report
     from rmcl_hub.evaluation.results import write_results
-    from rmcl_hub.trainers.experiment import run_seed
     from rmcl_hub.trainers.experiment_results import collect_results, result_table
 
-    folder = writable_folder(recipe.output_dir)
-    for seed in recipe.seeds:
-        run_seed(recipe, seed, folder / f"seed-{seed}")
     results = collect_results(recipe, folder)
     write_results(results, folder)
     write_report(results, folder)

@@ -1,8 +1,10 @@
 """Two processes over gloo do what one does with the whole batch: loss, gradients, curves, counters, queue."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 import yaml
 from accelerate import debug_launcher
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
 from torch.testing import assert_close
 from transformers import TrainerCallback, TrainingArguments, set_seed
@@ -28,11 +32,14 @@ from rmcl_hub.modeling_rmcl import (
 )
 from rmcl_hub.trainers.arguments import training_arguments
 from rmcl_hub.trainers.clean_views import CleanViewCollator, PreparedView
+from rmcl_hub.trainers.experiment import with_equal_passes
 from rmcl_hub.trainers.finetune_trainer import FinetuneTrainer
 from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
 from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
+from rmcl_hub.trainers.recipe import ExperimentRecipe, PretrainRecipe, load_recipe
 
-SCRIPT = Path(__file__).parents[2] / "trainers" / "pretrain.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT, CONFIGS = ROOT / "trainers" / "quickstart.py", ROOT / "recipes" / "accelerate"
 ANSWERS = ["yes", "no", "red"]
 SGD = {  # no clipping, so that weights show gradients
     "use_cpu": True,
@@ -242,45 +249,65 @@ def curves(result):
     return [{name: row[name] for name in row.keys() - no_curves} for row in result["log"]]
 
 
-def test_the_script_runs_under_torchrun(tmp_path):
-    """As the README says it; on CPUs `accelerate launch` would start one process and say nothing."""
-    recipe = {
-        "stage": "rmcl",
-        "image_size": 32,
-        "model": {
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-            "patch_size": 16,
-            "projection_dim": 8,
-            "queue_size": 16,
-        },
-        "data": {"max_examples": 16, "max_text_length": 12},
-        "attack": {"image": {"epsilon": 0.03, "step_size": 0.02, "num_steps": 1, "random_start": True}},
-        "training": {
-            "views": ["image"],
-            "max_steps": 2,
-            "per_device_train_batch_size": 2,
-            "save_strategy": "steps",
-            "save_steps": 2,
-            "logging_steps": 1,
-            "disable_tqdm": True,
-        },
-    }
-    path, output = tmp_path / "run.yaml", tmp_path / "run"
-    path.write_text(yaml.safe_dump(recipe))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    overrides = ["--training.use_cpu", "true", "--output_dir", str(output)]
-    finished = subprocess.run(
-        [*launch, str(SCRIPT), str(path), *overrides],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_every_config(path):
+    given, config = yaml.safe_load(path.read_text()), load_config_from_file(str(path))
+    for name in ("distributed_type", "num_processes", "fsdp_config", "deepspeed_config"):
+        assert getattr(config, name) == given.get(name, {}), name
+    assert config.num_processes == int(re.findall(r"\d+", path.stem)[0])
+    assert ("Untested" in path.read_text()) == (path.stem != "cpu-2")
+    command = ["--config_file", str(path), "script.py"]
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
+    kind = {"fsdp2": "use_fsdp", "zero2": "use_deepspeed", "1": None}.get(
+        path.stem.split("-")[-1], "multi_gpu"
     )
+    chosen = [name for name in ("multi_gpu", "use_fsdp", "use_deepspeed") if getattr(arguments, name)]
+    assert chosen == ([kind] if kind else [])
+
+
+def test_accelerate_launch_runs_the_quickstart_on_two_processes(tmp_path):
+    """Cut down to a step or two per stage, one protocol and one attack."""
+    recipe = load_recipe(ExperimentRecipe, "quickstart")
+    training = {"max_steps": 1, "per_device_train_batch_size": 4, "disable_tqdm": True, "logging_steps": 1}
+    for name in ("pretrain", "rmcl", "control"):
+        stage = getattr(recipe, name)
+        stage.data, stage.training = replace(stage.data, max_examples=16), training
+    recipe.rmcl.training = {**training, "max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    recipe.pretrain.model |= {**small, "queue_size": 64}
+    protocol = recipe.protocols["frozen"]
+    protocol = replace(protocol, data=replace(protocol.data, max_examples=16), training=training)
+    recipe.protocols = {"frozen": protocol}
+    attacks = {"pgd-2": recipe.evaluation.attacks["pgd-2"]}
+    recipe.evaluation = replace(recipe.evaluation, attacks=attacks, max_questions=4, max_pairs=4)
+    recipe.output_dir = str(tmp_path / "run")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(asdict(recipe)))
+
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(CONFIGS / "cpu-2.yaml"),
+    ]
+    finished = subprocess.run(
+        [*launch, str(SCRIPT), str(path)], capture_output=True, text=True, timeout=600, check=False
+    )
+
     assert finished.returncode == 0, finished.stderr[-3000:]
-    state = torch.load(output / "checkpoint-2" / "rmcl_state.pt", weights_only=True)
-    assert state["key_branch"]["queue_pointer"] == 2 * 2 * 2  # steps x pairs of a process x processes
-    assert (output / "checkpoint-2" / "rng_state_1.pth").is_file()  # of the second process
-    assert json.loads((output / "config.json").read_text())["model_type"] == "rmcl_vilt"
+    assert finished.stdout.count("| task, protocol | attack |") == 1, "one process reports"
+    assert (tmp_path / "run" / "results.json").is_file()
+    stages = tmp_path / "run" / "seed-0"
+    checkpoint = stages / "rmcl" / "checkpoint-2"
+    state = torch.load(checkpoint / "rmcl_state.pt", weights_only=True)
+    assert state["key_branch"]["queue_pointer"] == 2 * 4 * 2  # steps x pairs of a process x processes
+    assert (checkpoint / "rng_state_1.pth").is_file()  # of the second process
+    rmcl, control = (json.loads((stages / arm / "stage.json").read_text()) for arm in ("rmcl", "control"))
+    assert rmcl["encoder_passes"] == state["encoder_passes"] > 2 * 8 * 5  # keys, attacks and queries of both
+    assert abs(control["encoder_passes"] - rmcl["encoder_passes"]) <= 8 * 4 / 2  # half a step of the control
+
+
+def test_the_control_of_two_processes_takes_half_the_steps():
+    control = PretrainRecipe(objectives=["mlm", "itm"], training={"per_device_train_batch_size": 10})
+    assert with_equal_passes(control, 4000, itc_weight=0, processes=2).training["max_steps"] == 50
