@@ -79,8 +79,17 @@ def passes_per_example(recipe: PretrainRecipe | FinetuneRecipe, config: Any) -> 
     if {"image", "both"} & set(views):
         passes += image_attack_passes(recipe)
     if {"text", "both"} & set(views):
-        passes += text_attack_passes(recipe)
+        text = text_attack_passes(recipe)
+        passes += text
+        if {"image", "both"} & set(views) and _starts_from_clean_pairs(recipe):
+            # PGD has passed them, forward and back; the word attack takes what it needs from there.
+            passes += Passes(forwards=-1, backwards=-min(text.backwards, 1))
     return passes
+
+
+def _starts_from_clean_pairs(recipe: PretrainRecipe) -> bool:
+    attack = recipe.attack.image_attack()
+    return attack is not None and attack.epsilon > 0 and not attack.random_start
 
 
 def _finetuning_passes(recipe: FinetuneRecipe) -> Passes:
@@ -109,6 +118,8 @@ def image_attack_passes(recipe: PretrainRecipe | FinetuneRecipe) -> Passes:
     attack = recipe.attack.image_attack()
     if attack is None or attack.epsilon == 0:
         return Passes(forwards=1 if attack else 0)
+    if attack.keep == "last":
+        return Passes(attack.num_steps, attack.num_steps)
     forwards = attack.restarts * (attack.num_steps + 1) + attack.random_start
     return Passes(forwards, attack.restarts * attack.num_steps)
 

@@ -96,7 +96,8 @@ def test_rmcl_attacks_as_in_section_4_1(name):
     recipe = load(name)
     image, preset = recipe.attack.image_attack(), PGD.preset("thesis")
     assert (image.epsilon, image.step_size) == (preset.epsilon, preset.step_size) == (0.0025, 0.025)
-    assert (image.num_steps, image.gradient) == (5, "linf")
+    assert (image.num_steps, image.gradient, image.random_start) == (5, "linf", False)
+    assert image.keep == "last"  # Algorithm 1
     assert recipe.attack.text == {
         "max_candidates": 5,
         "max_loops": 10,
