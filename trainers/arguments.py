@@ -58,7 +58,11 @@ class RMCLArguments(GuardedArguments):
 
 
 def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dict[str, Any]) -> Any:
-    """Build `cls` from a recipe's `training` section with the defaults that every stage here shares."""
+    """Build `cls` from a recipe's `training` section with the defaults that every stage here shares.
+
+    Raises:
+        ValueError: If a setting is not allowed, or several processes would get batches of different sizes.
+    """
     shared = {
         "remove_unused_columns": False,  # the collators read the columns
         # Said to `Trainer` lest several processes without a GPU train each for itself and know of no other.
@@ -77,4 +81,11 @@ def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dic
     if hasattr(cls, "warmup_ratio") and 0 < given.get("warmup_steps", 0) < 1:
         # a share of all steps: `warmup_steps` to Transformers 5, a field of its own to Transformers 4
         given = {**given, "warmup_ratio": given["warmup_steps"], "warmup_steps": 0}
-    return cls(output_dir=output_dir, **{**shared, **given})
+    args = cls(output_dir=output_dir, **{**shared, **given})
+    evened: Any = args.accelerator_config
+    if args.world_size > 1 and not (evened.even_batches or args.dataloader_drop_last):
+        raise ValueError(
+            "accelerator_config.even_batches is False, so the last batches of the processes would differ in "
+            "size and could not be gathered; set dataloader_drop_last as well."
+        )
+    return args

@@ -130,6 +130,9 @@ def load_training_data(recipe: DataRecipe, args: Any, splits: Sequence[str] = ("
     """As `load_data`, but prepared corpora come as a `MixtureStream` if the recipe streams.
 
     A stream of the embedded data is shuffled within a buffer, which `Trainer` does for other data.
+
+    Raises:
+        ValueError: If the last batches of the processes would differ in size.
     """
     if recipe.corpora and recipe.streaming:
         from rmcl_hub.datasets_scripts.mixture import MixturePart, MixtureStream
@@ -145,6 +148,11 @@ def load_training_data(recipe: DataRecipe, args: Any, splits: Sequence[str] = ("
             buffer_size=recipe.buffer_size,
             rank=args.process_index,
             world_size=args.world_size,
+        )
+    if recipe.streaming and args.world_size > 1 and not args.dataloader_drop_last:
+        raise ValueError(
+            "Streamed, the embedded data give processes different numbers of rows, so that their last "
+            "batches cannot be gathered; set training.dataloader_drop_last true, or data.streaming false."
         )
     dataset = load_data(recipe, args.seed, splits)
     return dataset.shuffle(seed=args.seed, buffer_size=recipe.buffer_size) if recipe.streaming else dataset

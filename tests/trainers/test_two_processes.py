@@ -35,8 +35,9 @@ from rmcl_hub.trainers.clean_views import CleanViewCollator, PreparedView
 from rmcl_hub.trainers.experiment import with_equal_passes
 from rmcl_hub.trainers.finetune_trainer import FinetuneTrainer
 from rmcl_hub.trainers.guarded_trainer import GuardedTrainer
+from rmcl_hub.trainers.pretrain import load_training_data
 from rmcl_hub.trainers.pretraining_collator import PretrainingCollator
-from rmcl_hub.trainers.recipe import ExperimentRecipe, PretrainRecipe, load_recipe
+from rmcl_hub.trainers.recipe import DataRecipe, ExperimentRecipe, PretrainRecipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 SCRIPT, CONFIGS = ROOT / "trainers" / "quickstart.py", ROOT / "recipes" / "accelerate"
@@ -247,6 +248,59 @@ def curves(result):
     """What was logged, but for times and Transformers' own estimate of the work."""
     no_curves = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}
     return [{name: row[name] for name in row.keys() - no_curves} for row in result["log"]]
+
+
+@pytest.mark.usefixtures("forget_processes")
+@pytest.mark.parametrize(("rows", "batch_size", "accumulated"), [(7, 2, 1), (5, 1, 2)])
+def test_the_queue_stays_the_same_though_the_last_batch_is_short(
+    build_trainer, tiny_model, processor, pairs, tmp_path, rows, batch_size, accumulated
+):
+    """Accelerate fills it up from the epoch's start; with accumulation the last step has fewer batches."""
+    del pairs[rows:]
+
+    def run():
+        sizes, collate = [], PairCollator(processor, max_text_length=24)
+
+        def counted(examples):
+            sizes.append(len(examples))
+            return collate(examples)
+
+        trainer = build_trainer(
+            tiny_model(momentum=0.5, queue_size=64),
+            counted,
+            views=["image"],
+            max_steps=5,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulated,
+        )
+        trainer.train()
+        torch.save((trainer.key_branch.state_dict(), sizes), tmp_path / f"{trainer.args.process_index}.pt")
+
+    debug_launcher(run, num_processes=2)
+    (first, sizes), (second, other_sizes) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert_close(first, second, atol=0, rtol=0)
+    assert sizes == other_sizes
+    assert set(sizes) == {batch_size}
+    batches = {1: 5, 2: 2 + 1 + 2 + 1 + 2}[accumulated]  # of three batches an epoch, two and one
+    assert first["queue_pointer"] == batches * batch_size * 2
+
+
+@pytest.mark.usefixtures("forget_processes")
+def test_batches_of_different_sizes_are_refused(tmp_path):
+    def run():
+        settings = {"use_cpu": True, "accelerator_config": {"dispatch_batches": False, "even_batches": False}}
+        with pytest.raises(ValueError, match=r"even_batches is False.*set dataloader_drop_last"):
+            training_arguments(TrainingArguments, str(tmp_path), settings)
+        args = training_arguments(
+            TrainingArguments, str(tmp_path), {**settings, "dataloader_drop_last": True}
+        )
+        data = DataRecipe(streaming=True)
+        assert next(iter(load_training_data(data, args)))["captions"]
+        args.dataloader_drop_last = False
+        with pytest.raises(ValueError, match=r"different numbers of rows.*dataloader_drop_last true"):
+            load_training_data(data, args)
+
+    debug_launcher(run, num_processes=2)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
