@@ -37,16 +37,30 @@ class TextEmbeddings(nn.Module):
 
 
 class PatchEmbeddings(nn.Module):
-    """Linear embedding of non-overlapping square patches."""
+    """Linear embedding of non-overlapping square patches.
+
+    A convolution by its weights, so that they are those of ViLT; computed as one matrix product over all
+    patches, whose gradient with respect to the pixels costs a fraction of a convolution's.
+    """
 
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__()
-        patch = _side(config.patch_size)
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=patch, stride=patch)
+        self.patch_size = _side(config.patch_size)
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
+        )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Embed `(batch, channels, height, width)` as `(batch, rows, columns, hidden)`."""
-        return self.projection(pixel_values.to(self.projection.weight.dtype)).permute(0, 2, 3, 1)
+        batch, channels, height, width = pixel_values.shape
+        side = self.patch_size
+        patches = pixel_values.to(self.projection.weight.dtype).reshape(
+            batch, channels, height // side, side, width // side, side
+        )
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(
+            3
+        )  # (batch, rows, columns, channels * side * side)
+        return F.linear(patches, self.projection.weight.flatten(1), self.projection.bias)
 
 
 class ViltEmbeddings(nn.Module):
