@@ -57,9 +57,7 @@ class PatchEmbeddings(nn.Module):
         patches = pixel_values.to(self.projection.weight.dtype).reshape(
             batch, channels, height // side, side, width // side, side
         )
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(
-            3
-        )  # (batch, rows, columns, channels * side * side)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (batch, rows, columns, pixels of a patch)
         return F.linear(patches, self.projection.weight.flatten(1), self.projection.bias)
 
 
