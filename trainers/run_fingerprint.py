@@ -17,8 +17,9 @@ _OTHER_ARGUMENTS = (
     "per_device_eval_batch_size eval_accumulation_steps dataloader_pin_memory dataloader_persistent_workers "
     "dataloader_prefetch_factor"
 ).split()
-# Of a recipe, what the arguments and the configuration of the model say more exactly, or what may move.
+# Of a recipe, what arguments and configuration say more exactly, what may move, and limits.
 _OTHER_RECIPE_KEYS = ("training", "model", "output_dir", "init_from")
+_LIMITS = ("data.max_unreadable", "attack.text.candidate_batch_size")
 _OTHER_CONFIG_KEYS = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
 
 
@@ -38,11 +39,10 @@ def fingerprint(trainer: Any, recipe: Any = None) -> dict[str, Any]:
     settings: dict[str, Any] = {} if recipe is None else asdict(recipe)
     for corpus in settings.get("data", {}).get("corpora", {}).values():
         corpus.pop("location")
-    run = {
-        "processes": trainer.args.world_size,
-        "rows": _rows(trainer.train_dataset),
-        **_flat({name: value for name, value in settings.items() if name not in _OTHER_RECIPE_KEYS}),
-    }
+    run = _flat({name: value for name, value in settings.items() if name not in _OTHER_RECIPE_KEYS})
+    for name in _LIMITS:
+        run.pop(name, None)
+    run |= {"processes": trainer.args.world_size, "rows": _rows(trainer.train_dataset)}
     for name, value in arguments.items():
         if not name.startswith((*_OTHER_ARGUMENTS, "_")):
             run[f"training.{name}"] = value
