@@ -23,7 +23,7 @@ def view_statistics(clean: dict[str, Any], attacked: dict[str, AttackResult]) ->
     values: dict[str, Tensor | float] = {
         f"attack_gain_{view}": (result.loss_after - result.loss_before).mean()
         for view, result in attacked.items()
-        if result.forwards
+        if not result.loss_before.isnan().all()
     }
     if "image" in attacked:
         delta = attacked["image"].batch["pixel_values"] - clean["pixel_values"]

@@ -1,10 +1,13 @@
 """Eight in-memory pairs, real attacks of toy size, and trainers over them."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from transformers import ViltImageProcessor, ViltProcessor, set_seed
+from transformers import TrainerCallback, ViltImageProcessor, ViltProcessor, set_seed
 
 from rmcl_hub.attacks.base import AttackResult
 from rmcl_hub.attacks.geometry import GeometryAttack
@@ -76,6 +79,62 @@ class NoAttack:
     def __call__(self, batch, objective):
         loss = objective(batch).detach()
         return AttackResult(dict(batch), loss, loss, forwards=len(loss), backwards=0)
+
+
+class InParts:
+    """Collates a batch as processes or micro-batches do, each its part, and puts the parts together."""
+
+    def __init__(self, collator, part):
+        self.collator, self.part = collator, part
+
+    @property
+    def epoch(self):
+        return self.collator.epoch
+
+    @epoch.setter
+    def epoch(self, epoch):
+        self.collator.epoch = epoch
+
+    def __call__(self, examples):
+        parts = [
+            self.collator(examples[start : start + self.part]) for start in range(0, len(examples), self.part)
+        ]
+        batch = {}
+        for name, first in parts[0].items():
+            values = [part[name] for part in parts]
+            if isinstance(first, list):
+                batch[name] = list(chain(*values))
+            elif name == "itm_image_index":
+                batch[name] = torch.cat([value + index * self.part for index, value in enumerate(values)])
+            else:
+                width = max(value.shape[-1] for value in values)
+                filler = -100 if name == "mlm_labels" else 0
+                values = [F.pad(value, (0, width - value.shape[-1]), value=filler) for value in values]
+                batch[name] = torch.cat(values)
+        return batch
+
+
+class GradientRecorder(TrainerCallback):
+    """Keeps the gradients of every step, as the optimiser gets them."""
+
+    def __init__(self):
+        self.gradients = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        named = model.named_parameters()
+        self.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+
+@pytest.fixture
+def in_parts():
+    """`InParts`: a function from a collator and the size of a part to a collator of whole batches."""
+    return InParts
+
+
+@pytest.fixture
+def recorder():
+    """A callback of a trainer that keeps each step's `gradients` by name."""
+    return GradientRecorder()
 
 
 @pytest.fixture

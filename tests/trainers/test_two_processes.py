@@ -5,21 +5,19 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 import yaml
 from accelerate import debug_launcher
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
 from torch.testing import assert_close
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from rmcl_hub.attacks.pgd import PGD
 from rmcl_hub.attacks.synonyms import SynonymTable
@@ -59,50 +57,6 @@ PRETRAINING = {
 }
 
 
-class Halves:
-    """Collates a batch as the processes do, each its part, and puts the parts together."""
-
-    def __init__(self, collator, part):
-        self.collator, self.part = collator, part
-
-    @property
-    def epoch(self):
-        return self.collator.epoch
-
-    @epoch.setter
-    def epoch(self, epoch):
-        self.collator.epoch = epoch
-
-    def __call__(self, examples):
-        parts = [
-            self.collator(examples[start : start + self.part]) for start in range(0, len(examples), self.part)
-        ]
-        batch = {}
-        for name, first in parts[0].items():
-            values = [part[name] for part in parts]
-            if isinstance(first, list):
-                batch[name] = list(chain(*values))
-            elif name == "itm_image_index":
-                batch[name] = torch.cat([value + index * self.part for index, value in enumerate(values)])
-            else:
-                width = max(value.shape[-1] for value in values)
-                filler = -100 if name == "mlm_labels" else 0
-                values = [F.pad(value, (0, width - value.shape[-1]), value=filler) for value in values]
-                batch[name] = torch.cat(values)
-        return batch
-
-
-class Recorder(TrainerCallback):
-    """Keeps the gradients of every step, as the optimiser gets them."""
-
-    def __init__(self):
-        self.gradients = []
-
-    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        named = model.named_parameters()
-        self.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
-
-
 @pytest.fixture
 def forget_processes():
     """Accelerate keeps what it learned about the processes for good; other tests must not inherit it."""
@@ -112,7 +66,7 @@ def forget_processes():
 
 
 @pytest.fixture
-def pretraining(build_trainer, tiny_model, processor, pairs):
+def pretraining(build_trainer, tiny_model, processor, pairs, in_parts):
     """A function to the trainer of an objective of `PRETRAINING`."""
 
     def build(objective, output_dir, halves, **training):
@@ -126,7 +80,7 @@ def pretraining(build_trainer, tiny_model, processor, pairs):
             collator = PairCollator(processor, max_text_length=24)
         training |= arguments
         if halves:
-            collator = Halves(collator, halves)
+            collator = in_parts(collator, halves)
         if objective == "vilt":
             args = training_arguments(TrainingArguments, output_dir, {**SGD, **training})
             return GuardedTrainer(model, args, train_dataset=pairs, data_collator=collator)
@@ -137,7 +91,7 @@ def pretraining(build_trainer, tiny_model, processor, pairs):
 
 
 @pytest.fixture
-def finetuning(tiny_config, processor, pairs):
+def finetuning(tiny_config, processor, pairs, in_parts):
     """A function to the trainer of a task, for retrieval against an attack."""
     for index, row in enumerate(pairs):
         row |= {"question": row["captions"][0], "statement": row["captions"][0], "label": index % 2}
@@ -167,7 +121,7 @@ def finetuning(tiny_config, processor, pairs):
             model=model,
             args=training_arguments(TrainingArguments, output_dir, {**SGD, **training}),
             train_dataset=pairs,
-            data_collator=Halves(collator, halves) if halves else collator,
+            data_collator=in_parts(collator, halves) if halves else collator,
             **attack,
         )
 
@@ -175,7 +129,7 @@ def finetuning(tiny_config, processor, pairs):
 
 
 @pytest.fixture
-def run(pretraining, finetuning, tmp_path):
+def run(pretraining, finetuning, recorder, tmp_path):
     """A function that trains two steps on the processes there are; each leaves `<name>-<rank>.pt`."""
 
     def run(name, objective, batch_size):
@@ -187,7 +141,8 @@ def run(pretraining, finetuning, tmp_path):
             learning_rate=0.01,  # small, lest two steps make much of rounding
             max_steps=2,
         )
-        recorder, losses, compute_loss = Recorder(), [], trainer.compute_loss
+        losses, compute_loss = [], trainer.compute_loss
+        recorder.gradients.clear()
 
         def recorded(*args, **kwargs):
             losses.append(compute_loss(*args, **kwargs))
