@@ -1,11 +1,13 @@
 """Rows through an encoder, counted where they pass, and what they take at least."""
 
-from collections.abc import Callable, Iterable
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from timing import Spent
+from timing import Spent, in_turns, median, table
 from torch import Tensor, nn
 
 from rmcl_hub.attacks.base import Batch, frozen, model_inputs
@@ -69,20 +71,85 @@ class PassCounter(Passes):
 def unit_runs(model: Any, batch: Batch) -> dict[str, Callable[[], Any]]:
     """The three units for a batch: forward, with the pixels' gradient, with the weights' gradients."""
     inputs = model_inputs(batch)
+    embed = model.joint_embedding if hasattr(model, "joint_embedding") else model.joint_representation
 
     def forward() -> None:
         with torch.no_grad(), frozen(model):
-            model.joint_embedding(**inputs)
+            embed(**inputs)
 
     def differentiate() -> None:
         pixels = inputs["pixel_values"].detach().requires_grad_()
         with frozen(model):
-            embedding = model.joint_embedding(**{**inputs, "pixel_values": pixels})
+            embedding = embed(**{**inputs, "pixel_values": pixels})
             torch.autograd.grad(embedding.sum(), pixels)
 
     def train() -> None:
         model.train()
-        model.joint_embedding(**inputs).sum().backward()
+        embed(**inputs).sum().backward()
         model.zero_grad(set_to_none=True)
 
     return {"F": forward, "F + B_in": differentiate, "F + B": train}
+
+
+def against_bound(
+    model: Any,
+    units: dict[str, Callable[[], Any]],
+    runs: dict[str, Callable[[], Any]],
+    repetitions: int,
+    key_encoders: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Times and counts of `runs`, units in turns with them; medians, also of the ratios of single runs."""
+    counter = PassCounter([model.vilt.encoder, *(encoder.vilt.encoder for encoder in key_encoders)])
+    counted: dict[str, list[Passes]] = defaultdict(list)
+
+    def count(name: str) -> None:
+        counter.reset()
+        runs[name]()
+        counted[name].append(counter.read())
+
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        units = {name: unit for name, unit in units.items() if name != "F + B"}
+    counting = {name: lambda name=name: count(name) for name in runs}
+    spent = in_turns({**units, **counting}, repetitions, warm_up=list(units))
+    of_units = {name: median(spent[name]) for name in units}
+    counter.reset()
+    units["F"]()
+    rows = counter.forwards
+    return {
+        "units": {name: vars(of_unit) for name, of_unit in of_units.items()},
+        "runs": {name: _figures(spent[name], counted[name], of_units, rows) for name in runs},
+    }
+
+
+def _figures(spent: list[Spent], counted: list[Passes], units: dict[str, Spent], rows: int) -> dict[str, Any]:
+    """A queue moves on with every step, and attacks with it: each run has its own bound."""
+    bounds = [passes.bound(units, rows) for passes in counted]
+    ratios = [one.cpu_seconds / bound for one, bound in zip(spent, bounds, strict=True)]
+    return {
+        **{
+            name: [getattr(passes, name) for passes in counted]
+            for name in ("forwards", "backwards", "trained")
+        },
+        **vars(median(spent)),
+        "bound": statistics.median(bounds),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+
+
+def bound_table(name: str, part: dict[str, Any]) -> Iterator[str]:
+    """What `against_bound` found: processor seconds of a batch, wall-clock beside, and the ratio."""
+    units = ", ".join(f"{unit} {spent['cpu_seconds']:.3f}" for unit, spent in part["units"].items())
+    yield f"{name}: {units}\n"
+    counts, figures = ("forwards", "backwards", "trained"), ("seconds", "cpu_seconds", "bound", "ratio")
+    yield from table(
+        ["run", *counts, "wall s", "processor s", "bound", "ratio"],
+        (
+            [
+                run,
+                *(f"{statistics.median(row[column]):g}" for column in counts),
+                *(row[column] for column in figures),
+            ]
+            for run, row in part["runs"].items()
+        ),
+    )

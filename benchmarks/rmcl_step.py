@@ -18,11 +18,9 @@ with two and with three views.
 
 import argparse
 import gc
-import statistics
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -38,8 +36,8 @@ from pairs import (
     thesis_pgd,
     write_texts,
 )
-from passes import PassCounter, Passes, unit_runs
-from timing import Spent, argument_parser, circumstances, in_turns, median, show, table
+from passes import against_bound, bound_table, unit_runs
+from timing import argument_parser, circumstances, show
 
 from rmcl_hub.attacks import GeometryAttack
 from rmcl_hub.attacks.base import model_inputs
@@ -79,7 +77,7 @@ def measure_pgd(arguments: argparse.Namespace) -> dict[str, Any]:
     model, batch, objective, _ = _attacked(arguments, arguments.words)
     attacks = {f"PGD-{steps}": thesis_pgd(steps) for steps in (5, 10)}
     runs = {name: partial(attack, batch, objective) for name, attack in attacks.items()}
-    figures = _against_bound(model, unit_runs(model, batch), runs, arguments.repetitions)
+    figures = against_bound(model, unit_runs(model, batch), runs, arguments.repetitions)
     five, ten = (figures["runs"][f"PGD-{steps}"]["cpu_seconds"] for steps in (5, 10))
     return {**figures, "slope over F + B_in": (ten - five) / 5 / figures["units"]["F + B_in"]["cpu_seconds"]}
 
@@ -94,7 +92,7 @@ def measure_geometry(arguments: argparse.Namespace) -> dict[str, Any]:
             f"{words} words, L={loops}": GeometryAttack(tokenizer, synonyms, loops) for loops in (10, 50)
         }
         runs = {name: partial(attack, batch, objective) for name, attack in attacks.items()}
-        figures = _against_bound(model, unit_runs(model, batch), runs, arguments.repetitions)
+        figures = against_bound(model, unit_runs(model, batch), runs, arguments.repetitions)
         few, many = (run["cpu_seconds"] for run in figures["runs"].values())
         record[f"{words} words"] = {**figures, "L=50 over L=10": many / few}
     return record
@@ -120,7 +118,7 @@ def measure_step(arguments: argparse.Namespace, projector: str) -> dict[str, Any
         gc.collect()
         runs = {name: lambda trainer=trainer: step(trainer, batch) for name, trainer in trainers.items()}
         encoders = [] if key_branch is None else [key_branch.encoder]
-        return _against_bound(model, unit_runs(model, batch), runs, arguments.repetitions, encoders)
+        return against_bound(model, unit_runs(model, batch), runs, arguments.repetitions, encoders)
 
 
 def build_trainer(
@@ -149,19 +147,7 @@ def tables(record: dict[str, Any]) -> Iterator[str]:
     parts = {name: part for name, part in record["parts"].items() if name != "geometry"}
     parts |= record["parts"].get("geometry", {})
     for name, part in parts.items():
-        units = ", ".join(f"{unit} {spent['cpu_seconds']:.3f}" for unit, spent in part["units"].items())
-        yield f"{name}: {units}\n"
-        yield from table(
-            ["run", "forwards", "backwards", "trained", "wall s", "processor s", "bound", "ratio"],
-            (
-                [
-                    run,
-                    *(statistics.median(row[column]) for column in ("forwards", "backwards", "trained")),
-                    *(row[column] for column in ("seconds", "cpu_seconds", "bound", "ratio")),
-                ]
-                for run, row in part["runs"].items()
-            ),
-        )
+        yield from bound_table(name, part)
         yield from (f"{fact}: {part[fact]:.3f}\n" for fact in part if fact not in ("units", "runs"))
 
 
@@ -177,52 +163,6 @@ def _attacked(arguments: argparse.Namespace, words: int) -> tuple[Any, dict[str,
         keys = torch.nn.functional.normalize(model.joint_embedding(**model_inputs(batch)), dim=1)
     objective = moco_objective(model, keys, torch.nn.functional.normalize(queue, dim=1))
     return model, batch, objective, tokenizer
-
-
-def _against_bound(
-    model: Any,
-    units: dict[str, Callable[[], Any]],
-    runs: dict[str, Callable[[], Any]],
-    repetitions: int,
-    key_encoders: Sequence[Any] = (),
-) -> dict[str, Any]:
-    """Times and counts of `runs`, units in turns with them; medians, also of the ratios of single runs."""
-    counter = PassCounter([model.vilt.encoder, *(encoder.vilt.encoder for encoder in key_encoders)])
-    counted: dict[str, list[Passes]] = defaultdict(list)
-
-    def count(name: str) -> None:
-        counter.reset()
-        runs[name]()
-        counted[name].append(counter.read())
-
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        units = {name: unit for name, unit in units.items() if name != "F + B"}
-    counting = {name: lambda name=name: count(name) for name in runs}
-    spent = in_turns({**units, **counting}, repetitions, warm_up=list(units))
-    of_units = {name: median(spent[name]) for name in units}
-    counter.reset()
-    units["F"]()
-    rows = counter.forwards
-    return {
-        "units": {name: vars(of_unit) for name, of_unit in of_units.items()},
-        "runs": {name: _figures(spent[name], counted[name], of_units, rows) for name in runs},
-    }
-
-
-def _figures(spent: list[Spent], counted: list[Passes], units: dict[str, Spent], rows: int) -> dict[str, Any]:
-    """A queue moves on with every step, and attacks with it: each run has its own bound."""
-    bounds = [passes.bound(units, rows) for passes in counted]
-    ratios = [one.cpu_seconds / bound for one, bound in zip(spent, bounds, strict=True)]
-    return {
-        **{
-            name: [getattr(passes, name) for passes in counted]
-            for name in ("forwards", "backwards", "trained")
-        },
-        **vars(median(spent)),
-        "bound": statistics.median(bounds),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-    }
 
 
 if __name__ == "__main__":

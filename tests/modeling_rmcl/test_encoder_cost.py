@@ -112,3 +112,20 @@ def test_image_tokens_are_not_embedded_again(tiny_config, tiny_batch):
     with_pixels = {name: tiny_batch[name] for name in (*TEXTS, *PICTURES)}
     assert counted + embedding == count(model.joint_representation, **with_pixels)
     assert embedding > 0.05 * counted
+
+
+def test_patches_are_embedded_as_by_the_convolution_of_their_weights(tiny_config):
+    """One product over all patches, in value and in both gradients; the counter sees no convolution."""
+    patches = RMCLViltModel(tiny_config).double().embeddings.patch_embeddings
+    results = []
+    for embed in (patches, lambda pixels: patches.projection(pixels).permute(0, 2, 3, 1)):
+        torch.manual_seed(0)
+        pixels = torch.randn(3, 3, 48, 80, dtype=torch.double, requires_grad=True)
+        embedded = embed(pixels)
+        weighted = (embedded * torch.randn(embedded.shape, dtype=torch.double)).sum()
+        results.append((embedded, *torch.autograd.grad(weighted, (pixels, *patches.projection.parameters()))))
+    torch.testing.assert_close(*results)
+    assert results[0][0].shape == (3, 3, 5, tiny_config.hidden_size)
+    with FlopCounterMode(display=False) as counter:
+        patches(torch.zeros(1, 3, 48, 80, dtype=torch.double))
+    assert not [name for name in counter.get_flop_counts()["Global"] if "conv" in str(name)]
