@@ -153,16 +153,14 @@ def plan(recipe: RunRecipe, rows: int, processes: int) -> Schedule:
 
 def _arguments(recipe: RunRecipe) -> Any:
     """The run's arguments, but for half precision, which only an accelerator accepts."""
-    from transformers import TrainingArguments
-
-    from .arguments import RMCLArguments, training_arguments
+    from .arguments import GuardedArguments, RMCLArguments, training_arguments
     from .finetune import with_selection
 
     given = recipe.training
     if isinstance(recipe, FinetuneRecipe):
         given = with_selection(recipe)
     given = {name: value for name, value in given.items() if name not in ("fp16", "bf16", "tf32")}
-    cls = RMCLArguments if isinstance(recipe, PretrainRecipe) else TrainingArguments
+    cls = RMCLArguments if isinstance(recipe, PretrainRecipe) else GuardedArguments
     return training_arguments(cls, recipe.output_dir, {**given, "use_cpu": True})
 
 
