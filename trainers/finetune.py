@@ -37,11 +37,12 @@ def finetune(recipe: FinetuneRecipe) -> Any:
         FileNotFoundError: If the data is not there.
         PermissionError: If `output_dir` cannot be written.
     """
-    from transformers import AutoProcessor, set_seed
+    from transformers import set_seed
 
     from rmcl_hub.trainers.arguments import GuardedArguments, training_arguments
     from rmcl_hub.trainers.finetune_data import find_data, task_collators, validation_rows
     from rmcl_hub.trainers.finetune_trainer import FinetuneTrainer
+    from rmcl_hub.trainers.processing import load_processor
     from rmcl_hub.trainers.task_metrics import TaskAccuracy
 
     if recipe.init_from is None:
@@ -50,7 +51,7 @@ def finetune(recipe: FinetuneRecipe) -> Any:
     args = training_arguments(GuardedArguments, recipe.output_dir, with_selection(recipe))
     set_seed(args.seed)
     data = find_data(recipe)
-    processor = AutoProcessor.from_pretrained(recipe.init_from)
+    processor = load_processor(recipe.init_from)
     model = _build_model(recipe, data.answers)
     check_text_length(recipe.data, model.config)
     collator, eval_collator = task_collators(recipe, data, processor, args.seed)
@@ -95,9 +96,9 @@ def with_selection(recipe: FinetuneRecipe) -> dict[str, Any]:
 
 def load_finetuned(task: str, folder: Any) -> tuple[Any, Any]:
     """Model and processor that `finetune` saved."""
-    from transformers import AutoProcessor
+    from rmcl_hub.trainers.processing import load_processor
 
-    return model_class(task).from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    return model_class(task).from_pretrained(folder), load_processor(folder)
 
 
 def model_class(task: str) -> Any:

@@ -18,11 +18,20 @@ from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path, word_embedding
 def build_processor(init_from: str | None, image_size: int, patch_size: int) -> ProcessorMixin:
     """Processor of the checkpoint `init_from`, or a new one: our words, pictures of `image_size` pixels."""
     if init_from is not None:
-        return AutoProcessor.from_pretrained(init_from)
+        return load_processor(init_from)
     # positional: as a keyword, transformers 5 ignores the file and builds a vocabulary of five tokens
     tokenizer = BertTokenizerFast(str(vocabulary_path()))
     images = ViltImageProcessor(size={"shortest_edge": image_size}, size_divisor=patch_size)  # pyright: ignore[reportCallIssue]
     return ViltProcessor(image_processor=images, tokenizer=tokenizer)
+
+
+def load_processor(name: str) -> ProcessorMixin:
+    """The processor saved with a model, by its folder or Hub id."""
+    # Makes the Auto classes know `rmcl_vilt`, which the command `rmcl-hub` has not done yet: they would ask
+    # whether to run the code that lies in the folder.
+    from rmcl_hub import modeling_rmcl  # noqa: F401
+
+    return AutoProcessor.from_pretrained(name)
 
 
 @torch.no_grad()
