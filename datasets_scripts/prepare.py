@@ -163,7 +163,7 @@ class _Run:
         unwritten = [job for job in jobs if read_receipt(job) is None]
         keep = {path for job in jobs for path in (job.target, job.receipt_path)}
         stale = set((self.output_dir / "data").glob(f"{split}-[0-9]*-of-*")) - keep
-        if (unwritten or stale) and self.manifest.splits.pop(split, None):
+        if unwritten and self.manifest.splits.pop(split, None):
             self.write_manifest()  # whatever happens now, it lists no shard that is not there
         for path in stale:
             path.unlink()

@@ -163,6 +163,14 @@ def test_another_shard_size_leaves_no_old_shard(prepare_here, out):
     assert len(datasets.load_dataset(str(out), split="train", cache_dir=str(out / "cache"))) == 24
 
 
+def test_splits_of_another_version_are_written_again(prepare_here, out, monkeypatch):
+    before = prepare_here(splits=["train", "test"])
+    monkeypatch.setattr(CocoCaptions, "VERSION", datasets.Version("9.0.0"))
+    after = prepare_here(splits=["test"])
+    assert (before.version, after.version) == ("1.0.0", "9.0.0")
+    assert list(after.splits) == ["test"]  # train is of the earlier version
+
+
 def test_a_removed_or_cut_shard_is_written_again(prepare_here, out):
     first = prepare_here()
     removed, cut = (out / shard.file for shard in first.splits["train"].shards[:2])
