@@ -102,36 +102,65 @@ class JointObjective:
         """Loss per example of a batch, shape `(batch,)`."""
         return self.loss(self.embed(batch), batch)
 
-    def differentiate(self, batch: Batch, pixels: bool = False) -> "PairGradients":
-        """Differentiate every pair's own loss in one pass, forward and back.
+    def differentiate(self, batch: Batch, words: bool = True, pixels: bool = False) -> "PairGradients":
+        """Differentiate every example's own loss in one pass, forward and back.
+
+        In half precision the gradient of a small loss would vanish on its way back through the encoder, and
+        an attack with it: a contrastive loss of 1e-5, usual in training, leaves no pixel a gradient. So what
+        goes back is scaled to a size that half precision can hold, by a power of two, which changes no bit of
+        the result in single precision.
 
         Args:
-            batch: Must hold `input_ids`, and `pixel_values` if `pixels`.
-            pixels: Whether the gradients of the pixels are wanted, too.
+            batch: Must hold `input_ids` if `words`, and `pixel_values` if `pixels`.
+            words: Whether the gradients of the word vectors are wanted.
+            pixels: Whether those of the pixels are.
 
         Raises:
             ValueError: If the loss is not per example, or does not depend on the inputs through gradients.
         """
-        inputs = {name: values for name, values in batch.items() if name != "input_ids"}
-        with torch.no_grad():
-            words = self.word_embeddings(batch["input_ids"])  # (batch, length, hidden)
+        inputs, wanted = dict(batch), {}
+        if words:
+            with torch.no_grad():
+                wanted["inputs_embeds"] = self.word_embeddings(inputs.pop("input_ids"))
+        if pixels:
+            wanted["pixel_values"] = inputs["pixel_values"]
+        wanted = {name: values.detach().requires_grad_() for name, values in wanted.items()}
+        size = len(next(iter(wanted.values())))
         with torch.enable_grad():
-            inputs["inputs_embeds"] = words = words.detach().requires_grad_()
-            if pixels:
-                inputs["pixel_values"] = inputs["pixel_values"].detach().requires_grad_()
-            embedding = self.embed(inputs)
-            losses = check_losses(self.loss(embedding, batch), len(words))
-            if not losses.requires_grad:
+            embedding = self.embed({**inputs, **wanted})
+            query = embedding.detach().requires_grad_()
+            losses = check_losses(self.loss(query, batch), size)
+            if not (embedding.requires_grad and losses.requires_grad):
                 raise ValueError(
-                    "The objective's loss does not depend on inputs_embeds through gradients; "
+                    f"The objective's loss does not depend on {' and '.join(wanted)} through gradients; "
                     "remove torch.no_grad() or detach() from it."
                 )
-            wanted = [embedding, words, *([inputs["pixel_values"]] if pixels else [])]
             # Rows are independent, so the gradient of the sum holds every row's own gradient.
-            of_embedding, of_words, *of_pixels = torch.autograd.grad(losses.sum(), wanted)
+            (direction,) = torch.autograd.grad(losses.sum(), query)
+            scale = _power_of_two(direction if len(direction) == size else direction[None])
+            scaled = (direction * _per_row(scale, direction)).to(embedding.dtype)
+            found = torch.autograd.grad(embedding, list(wanted.values()), scaled)
+        gradients = {
+            name: gradient / _per_row(scale, gradient) for name, gradient in zip(wanted, found, strict=True)
+        }
         return PairGradients(
-            losses.detach(), embedding.detach(), of_embedding, of_words, of_pixels[0] if of_pixels else None
+            losses.detach(),
+            query.detach(),
+            direction,
+            gradients.get("inputs_embeds"),
+            gradients.get("pixel_values"),
         )
+
+
+def _power_of_two(gradient: Tensor) -> Tensor:
+    """The factor `(rows,)` that brings the L2 norm of each row to between 8 and 16."""
+    norm = gradient.flatten(1).float().norm(dim=1)
+    exponent = torch.frexp(norm).exponent.clamp(min=-96)
+    return torch.ldexp(torch.ones_like(norm), 4 - exponent)
+
+
+def _per_row(scale: Tensor, values: Tensor) -> Tensor:
+    return scale.to(torch.promote_types(values.dtype, torch.float32)).reshape(-1, *[1] * (values.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -142,15 +171,15 @@ class PairGradients:
         loss: Shape `(batch,)`.
         embedding: Shape `(batch, dim)`.
         of_embedding: With respect to the embedding, `(batch, dim)`.
-        of_words: With respect to the word vectors, `(batch, length, hidden)`.
-        of_pixels: With respect to `pixel_values`, in their shape, or None.
+        of_words: With respect to the word vectors, `(batch, length, hidden)`; None if not wanted.
+        of_pixels: With respect to `pixel_values`, in their shape; None if not wanted.
     """
 
     loss: Tensor
     embedding: Tensor
     of_embedding: Tensor
-    of_words: Tensor
-    of_pixels: Tensor | None = None
+    of_words: Tensor | None
+    of_pixels: Tensor | None
 
 
 class CleanPass:

@@ -4,7 +4,7 @@ it.
 
 import copy
 from collections.abc import Sequence
-from typing import ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -167,16 +167,21 @@ class Search:
         if self._shared is not None and pixels is self.ball.clean:
             loss, gradient = self._differentiate_clean(self._shared)
         else:
-            loss, gradient = self._differentiate(pixels.detach().requires_grad_())
+            loss, gradient = self._differentiate({**self.batch, "pixel_values": pixels.detach()})
         self.keep(pixels.detach(), loss)
         gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         return loss, gradient.masked_fill(self.ball.fixed, 0.0) / self.ball.std
 
-    def _differentiate(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def _differentiate(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        pixels = batch["pixel_values"]
         self.forwards += len(pixels)
         self.backwards += len(pixels)
+        if isinstance(self.objective, JointObjective):
+            gradients = self.objective.differentiate(batch, words=False, pixels=True)
+            return gradients.loss, cast(Tensor, gradients.of_pixels)
+        batch["pixel_values"] = pixels.requires_grad_()
         with torch.enable_grad():
-            losses = check_losses(self.objective({**self.batch, "pixel_values": pixels}), len(pixels))
+            losses = check_losses(self.objective(batch), len(pixels))
             if not losses.requires_grad:
                 raise ValueError(
                     "The objective's loss does not depend on pixel_values through gradients; "

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -306,7 +306,7 @@ class WordSearch:
 
     def _take(self, sentences: list[Sentence], batch: Batch, gradients: PairGradients) -> None:
         """Give each sentence what was found for its row."""
-        of_words = gradients.of_words.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu()
+        of_words = cast(Tensor, gradients.of_words).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu()
         visible = batch["attention_mask"].cpu() != 0
         for row, sentence in enumerate(sentences):
             sentence.loss = gradients.loss[row]

@@ -280,7 +280,7 @@ def _attack_statistics(
     clean = [result.loss_before for result in results.values() if not result.loss_before.isnan().any()]
     for view, result in results.items():
         if result.forwards and result.loss_after.isnan().all():
-            del statistics[f"attack_gain_{view}"]
+            statistics.pop(f"attack_gain_{view}", None)
             if clean and view in losses:
                 statistics[f"attack_gain_{view}"] = losses[view].detach() - clean[0].mean()
     return statistics

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from rmcl_hub.attacks.base import CleanPass, JointObjective
+from rmcl_hub.attacks.base import CleanPass, JointObjective, model_inputs
 from rmcl_hub.attacks.geometry import GeometryAttack
 from rmcl_hub.attacks.joint import AlternatingAttack, CoAttack, SetGuidedAttack
 from rmcl_hub.attacks.pgd import PGD
@@ -137,7 +137,9 @@ def test_padding_on_the_left_does_not_move_the_words(
 def test_a_clean_pass_without_gradients_is_refused(joint_objective: JointObjective, make_batch: Any) -> None:
     batch = make_batch(["a big car"])
     detached = replace(joint_objective, embed=lambda batch: joint_objective.embed(batch).detach())
-    with pytest.raises(ValueError, match=r"does not depend on inputs_embeds through gradients; remove torch"):
+    with pytest.raises(
+        ValueError, match="depend on inputs_embeds and pixel_values through gradients; remove torch"
+    ):
         PGD(0.1, 0.05, 1)(batch, with_clean_pass(detached, batch))
 
 
@@ -189,3 +191,63 @@ def test_texts_of_like_length_share_a_chunk(
     attack(make_batch(texts), replace(joint_objective, embed=embed))
     assert widths == sorted(widths)
     assert len(set(widths)) == 2
+
+
+def signs_after_a_step(objective: Any, batch: dict[str, Any]) -> Tensor:
+    attacked = PGD(0.1, 0.1, 1, keep="last")(batch, objective).batch["pixel_values"]
+    return (attacked - batch["pixel_values"]).sign()
+
+
+@pytest.mark.parametrize(("dtype", "agreement"), [(torch.float16, 0.99), (torch.bfloat16, 0.97)])
+def test_half_precision_does_not_weaken_the_attack_on_a_small_loss(
+    tiny_config: Any, tiny_batch: dict[str, Any], dtype: torch.dtype, agreement: float
+) -> None:
+    from rmcl_hub.modeling_rmcl import RMCLViltForPreTraining
+
+    model = RMCLViltForPreTraining(tiny_config).eval().requires_grad_(False)
+    target = torch.randn(16)
+    half = {"enabled": True}
+
+    def embed(batch: dict[str, Any]) -> Tensor:
+        with torch.autocast("cpu", dtype=dtype, enabled=half["enabled"]):
+            return model.joint_embedding(**model_inputs(batch)).float()
+
+    def loss(embedding: Tensor, batch: dict[str, Any]) -> Tensor:
+        return 1e-7 * (embedding - target).square().sum(dim=1)
+
+    objective = JointObjective(embed, loss, model.get_input_embeddings())
+    batch = {**tiny_batch, "pixel_values": 0.5 * tiny_batch["pixel_values"]}
+    scaled, plain = (signs_after_a_step(some, batch) for some in (objective, objective.__call__))
+    half["enabled"] = False
+    exact = signs_after_a_step(objective, batch)
+    assert (scaled == exact).float().mean() > agreement
+    if dtype == torch.float16:  # bfloat16 has the range of single precision, not its digits
+        assert (plain == exact).float().mean() < 0.5
+    assert torch.equal(signs_after_a_step(objective.__call__, batch), exact)
+
+
+def test_scaling_changes_no_bit_in_single_precision_and_sees_groups(
+    joint_objective: JointObjective, make_batch: Any, texts: list[str]
+) -> None:
+    """With losses of very different sizes; and where several rows of the embedding make up one example."""
+    batch, sizes = make_batch(texts), torch.logspace(-12, 3, len(texts))
+
+    def loss(embedding: Tensor, batch: dict[str, Any]) -> Tensor:
+        return sizes * joint_objective.loss(embedding, batch)
+
+    def embed_twice(batch: dict[str, Any]) -> Tensor:
+        embedding = joint_objective.embed(batch)
+        return torch.stack([embedding, 1e-3 * embedding.sin()], dim=1).flatten(0, 1)  # (2 * batch, dim)
+
+    def loss_of_two(embedding: Tensor, batch: dict[str, Any]) -> Tensor:
+        return sizes * embedding.unflatten(0, (-1, 2)).square().sum(dim=(1, 2))
+
+    for some in (
+        replace(joint_objective, loss=loss),
+        replace(joint_objective, embed=embed_twice, loss=loss_of_two),
+    ):
+        pixels = batch["pixel_values"].clone().requires_grad_()
+        (expected,) = torch.autograd.grad(some({**batch, "pixel_values": pixels}).sum(), pixels)
+        found = some.differentiate(batch, words=False, pixels=True)
+        assert found.of_words is None
+        assert torch.equal(found.of_pixels, expected)  # type: ignore[arg-type]
