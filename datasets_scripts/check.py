@@ -53,7 +53,8 @@ class SharedPictures:
         second: Likewise of the other.
         images: Distinct pictures that are in both, pixel by pixel.
         image_ids: Image ids of the same source that are in both.
-        contaminated: Whether one is trained and the other tested on.
+        contaminated: Whether one is trained and the other tested on, by their protocols or names. Of two
+            corpora it matters only to a model that sees both.
     """
 
     first: str
@@ -72,7 +73,7 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is damaged and no test picture is trained on."""
+        """Whether nothing is damaged and no two splits are contaminated."""
         damaged = any(split.problems for split in self.splits)
         return not damaged and not any(pair.contaminated for pair in self.shared)
 
@@ -131,10 +132,12 @@ def describe_check(report: CheckReport) -> list[str]:
     ]
     lines += ["", "Pictures are told apart by their pixels; lengths are without special tokens."]
     for pair in report.shared:
-        verdict = "TEST PICTURES ARE TRAINED ON: " if pair.contaminated else ""
+        verdict = (
+            " A MODEL THAT TRAINS ON THE ONE MUST NOT BE TESTED ON THE OTHER." if pair.contaminated else ""
+        )
         lines.append(
-            f"- {verdict}{pair.first} and {pair.second} share {pair.images:,} pictures and "
-            f"{pair.image_ids:,} image ids."
+            f"- {pair.first} and {pair.second} share {pair.images:,} pictures and {pair.image_ids:,} image "
+            f"ids.{verdict}"
         )
     if not report.shared:
         lines.append("- No two splits share a picture or an image id; near duplicates were not looked for.")

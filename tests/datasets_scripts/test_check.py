@@ -136,7 +136,9 @@ def test_a_test_picture_that_is_trained_on_fails_and_others_are_only_told(write_
     report = check([location], tokenizer_folder, num_workers=1)
     assert not report.passed
     told = f"{location} restval and {location} test share 1 pictures and 0 image ids."
-    assert f"- TEST PICTURES ARE TRAINED ON: {told}" in describe_check(report)
+    assert f"- {told} A MODEL THAT TRAINS ON THE ONE MUST NOT BE TESTED ON THE OTHER." in describe_check(
+        report
+    )
 
 
 def test_image_ids_are_compared_within_their_source_only(write_corpus, tokenizer_folder):
