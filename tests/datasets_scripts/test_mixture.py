@@ -146,6 +146,14 @@ def test_a_resumed_epoch_goes_on_at_the_exact_next_row(two_corpora, workers, wor
             assert all(set(batch) == {None} for batch in resumed[:passed])
 
 
+def test_a_buffer_larger_than_the_corpus_shuffles_all_of_it(write_corpus):
+    ids = flat(
+        batches_of([MixturePart(write_corpus("one", [40], rows_per_group=40), ["train"])], buffer_size=99)
+    )
+    assert sorted(ids) == sorted(f"one-{row}" for row in range(40))
+    assert ids != [f"one-{row}" for row in range(40)]
+
+
 def test_what_is_passed_over_is_not_read(two_corpora, monkeypatch):
     """48 rows in 13 groups; the last 6 rows lie in at most 6 of them."""
     from rmcl_hub.datasets_scripts import mixture
