@@ -101,7 +101,7 @@ class RMCLTrainer(GuardedTrainer):
         views, losses = self._views(results), {}
         for view, attacked in views.items():
             query = model(**model_inputs(attacked)).embeds  # (batch, dim)
-            losses[view] = self._contrastive_loss(query, key)
+            losses[view] = self._contrastive_loss(query, key, keys)
             self._record_distances(view, losses[view], query, keys)
         self._record(_attack_statistics(inputs, results, losses))
         loss = torch.stack(list(losses.values()))
@@ -167,12 +167,12 @@ class RMCLTrainer(GuardedTrainer):
 
         return JointObjective(embed, loss, encoder.get_input_embeddings(), clean, embed_images)
 
-    def _contrastive_loss(self, query: Tensor, key: Tensor) -> Tensor:
-        """Loss of one attacked view against the clean keys (Eq. 2.9, 2.10), of all processes together."""
+    def _contrastive_loss(self, query: Tensor, key: Tensor, keys: Tensor) -> Tensor:
+        """Loss of one attacked view against the clean keys (Eq. 2.9, 2.10); `keys` are of all processes."""
         config = self.model.config
         if self.key_branch is None:
-            query, key = gather_embeddings(query), gather_embeddings(key)
-            return barlow_twins_loss(query, key, config.barlow_lambda, self.args.barlow_center)
+            query = gather_embeddings(query)
+            return barlow_twins_loss(query, keys, config.barlow_lambda, self.args.barlow_center)
         query, queue = F.normalize(query, dim=1), self.key_branch.queue
         return info_nce_loss(query, key, queue, config.contrastive_temperature)
 
