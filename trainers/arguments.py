@@ -74,6 +74,7 @@ def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dic
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 10,
         "save_strategy": "no",
+        "ddp_timeout": 600,  # seconds; a process that hangs ends the others then, one that dies at once
         "adam_beta2": 0.98,  # ViLT's optimiser
         "weight_decay": 0.01,
         "lr_scheduler_type": "linear",

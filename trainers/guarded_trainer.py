@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from rmcl_hub.datasets_scripts.mixture import MixtureStream
 
@@ -103,6 +104,8 @@ class GuardedTrainer(Trainer):
         if checkpoint is not None:
             self._check_run(checkpoint)
             self.load_state_beside(checkpoint)
+            if self._is_finished(checkpoint):
+                return self._take_finished(checkpoint)
             if isinstance(self.train_dataset, MixtureStream):
                 self._resume_stream(self.train_dataset, checkpoint)
         with self._stop.listening(), self._explained_memory():
@@ -144,6 +147,22 @@ class GuardedTrainer(Trainer):
                 "steps than an unbroken run would have had."
             )
         logger.warning("%s Going on inexactly.", told)
+
+    def _is_finished(self, checkpoint: Path) -> bool:
+        """Whether all steps are done, as of a run that was killed after its last checkpoint."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if self.args.max_steps > 0:
+            return state.global_step >= self.args.max_steps
+        return state.global_step >= state.max_steps and recorded_run(checkpoint) == self._run
+
+    def _take_finished(self, checkpoint: Path) -> TrainOutput:
+        """The weights of the last checkpoint, or the best: `Trainer` itself would make another step."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        logger.warning("%s is the end of its run: nothing is left to train.", checkpoint)
+        return TrainOutput(self.state.global_step, float("nan"), {})
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As in `Trainer`, but marked when it is complete, and older ones deleted only then.

@@ -191,10 +191,12 @@ def build_trainer(tiny_model, processor, pairs, image_attack, text_attack, tmp_p
             **training,
         }
         output_dir = given.pop("output_dir", str(tmp_path / "run"))
+        eval_dataset = given.pop("eval_dataset", None)
         return RMCLTrainer(
             model=model if model is not None else tiny_model(momentum=0.5),
             args=training_arguments(RMCLArguments, output_dir, given),
             train_dataset=pairs,
+            eval_dataset=eval_dataset,
             data_collator=collator or PairCollator(processor, max_text_length=24),
             image_attack=attacks[0],
             text_attack=attacks[1],

@@ -23,7 +23,7 @@ from rmcl_hub.datasets_scripts.prepare import prepare
 from rmcl_hub.datasets_scripts.shards import PreparedCorpus
 from rmcl_hub.trainers.checkpoints import MARKER, fault, newest_complete
 
-STEPS, SAVE_STEPS = 6, 2
+STEPS, SAVE_STEPS = 7, 2  # an epoch has 6 steps
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +125,52 @@ def test_a_run_killed_while_it_writes_a_checkpoint(train, tmp_path, file, caplog
     resumed = train("run", "moco", resume=True)
     assert_same(resumed, train("whole", "moco"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == [f"checkpoint-{STEPS}"]
+
+
+def test_a_run_that_validates_and_keeps_the_best_goes_on_alike(build_trainer, no_attack, pairs, tmp_path):
+    """Ended in the second epoch of a table, between validations that draw from the same random states."""
+
+    def train(name, resume=False, ends_in=None):
+        trainer = build_trainer(
+            attacks=(no_attack, no_attack),
+            output_dir=str(tmp_path / name),
+            max_steps=7,
+            per_device_train_batch_size=2,
+            learning_rate=0.01,
+            eval_dataset=pairs[:4],
+            label_names=["attention_mask"],  # else `Trainer` sees no labels and calls the model itself
+            prediction_loss_only=True,
+            save_strategy="steps",
+            save_steps=2,
+            eval_strategy="steps",
+            eval_steps=2,
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+            save_total_limit=1,
+        )
+        end_step = trainer.end_step
+
+        def end():
+            end_step()
+            if trainer.state.global_step == ends_in:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        trainer.end_step = end
+        trainer.train(resume_from_checkpoint=resume)
+        validations = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+        best = Path(trainer.state.best_model_checkpoint).name
+        return dict(trainer.model.projector.named_parameters()), validations, best
+
+    whole = train("whole")
+    assert len(set(whole[1])) == 4  # also after the last step
+    with pytest.raises(SystemExit):
+        train("run", ends_in=5)
+    resumed = train("run", resume=True)
+    assert resumed[1:] == whole[1:]
+    assert_close(resumed[0], whole[0], atol=0, rtol=0)
+
+
+def test_a_run_killed_after_its_last_checkpoint_has_nothing_left_to_train(train):
+    """The end lies within an epoch, where `Trainer` would make a step more before it looks at the limit."""
+    whole = train("run", "moco")
+    assert_same(train("run", "moco", resume=True), whole)
