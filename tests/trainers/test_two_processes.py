@@ -183,7 +183,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(run, tmp_path, objective
     first, second, one = (torch.load(tmp_path / f"{name}.pt") for name in ("two-0", "two-1", "one-0"))
     assert (first["world_size"], second["world_size"], one["world_size"]) == (2, 2, 1)
     barlow = PRETRAINING.get(objective, ("",))[0] == "barlow_twins"
-    steps = [(1e-6, 2e-5), (1e-5, 3e-4)] if barlow else [(1e-6, 1e-6)] * 2  # of loss, of gradient
+    steps = [(1e-6, 2e-5), (1e-4, 5e-3)] if barlow else [(1e-6, 1e-6)] * 2  # of loss, of gradient
     for step, (of_loss, of_gradient) in enumerate(steps):
         loss = (first["losses"][step] + second["losses"][step]) / 2
         assert loss == pytest.approx(one["losses"][step].item(), rel=of_loss)
@@ -191,11 +191,11 @@ def test_two_processes_equal_one_with_the_doubled_batch(run, tmp_path, objective
         assert max(value.abs().max() for value in one["gradients"][step].values()) > 0.01
     for name in ("gradients", "weights", "key_branch"):
         assert_close(first[name], second[name], atol=0, rtol=0)
-    assert worst(first["weights"], one["weights"]) < (1e-4 if barlow else 1e-6)
+    assert worst(first["weights"], one["weights"]) < (3e-4 if barlow else 1e-6)
     assert worst(first["key_branch"], one["key_branch"]) < 1e-6
     assert curves(first) == curves(second)
     for ours, theirs in zip(curves(first), curves(one), strict=True):
-        assert ours == pytest.approx(theirs, rel=3e-5 if barlow else 1e-6, abs=3e-5 if barlow else 1e-6)
+        assert ours == pytest.approx(theirs, rel=1e-4 if barlow else 1e-6, abs=3e-5 if barlow else 1e-6)
         assert ours.get("encoder_passes") == theirs.get("encoder_passes")
 
 
