@@ -74,9 +74,8 @@ def test_moco_adds_up(train, tiny_model, processor, size):
     assert parts.encoder_passes == whole.encoder_passes
     (curves, *_), (expected, *_) = parts.state.log_history, whole.state.log_history
     for name in ("attack_gain_image", "attack_gain_text", "delta_norm", "word_change_rate", "loss_image"):
-        assert curves[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), (
-            name
-        )  # a gain is a difference
+        # A gain is a small difference of losses.
+        assert curves[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
 
 
 def test_mcl_with_moco_adds_up(train, tiny_model, processor):
