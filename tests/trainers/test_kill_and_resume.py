@@ -162,7 +162,7 @@ def test_a_run_that_validates_and_keeps_the_best_goes_on_alike(build_trainer, no
         return dict(trainer.model.projector.named_parameters()), validations, best
 
     whole = train("whole")
-    assert len(set(whole[1])) == 4  # also after the last step
+    assert len(set(whole[1])) >= 3  # Transformers 5 validates after the last step, too
     with pytest.raises(SystemExit):
         train("run", ends_in=5)
     resumed = train("run", resume=True)
