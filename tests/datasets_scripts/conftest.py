@@ -10,22 +10,21 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 
+def write_miniatures(root, task_names):
+    """Miniatures of the corpora whose task is among these, by corpus: their folders."""
+    from rmcl_hub.datasets_scripts.build_miniatures import WRITERS
+    from rmcl_hub.datasets_scripts.corpora import CORPORA
+
+    names = [name for name in WRITERS if CORPORA[name].task in task_names]
+    for name in names:
+        WRITERS[name](root / name)
+    return {name: root / name for name in names}
+
+
 @pytest.fixture(scope="session")
 def miniature_corpora(tmp_path_factory):
     """Folders of the caption corpora by name, 48 usable pictures each; tests leave them as they are."""
-    from rmcl_hub.datasets_scripts import miniatures
-
-    root = tmp_path_factory.mktemp("corpora")
-    writers = {
-        "coco_captions": miniatures.write_coco_captions,
-        "visual_genome": miniatures.write_visual_genome,
-        "sbu_captions": miniatures.write_sbu_captions,
-        "conceptual_captions": miniatures.write_conceptual_captions,
-        "flickr30k": miniatures.write_flickr30k,
-    }
-    for name, write in writers.items():
-        write(root / name)
-    return {name: root / name for name in writers}
+    return write_miniatures(tmp_path_factory.mktemp("corpora"), {"captions"})
 
 
 @pytest.fixture
@@ -167,17 +166,7 @@ def loopback_hub():
 @pytest.fixture(scope="session")
 def task_corpora(tmp_path_factory):
     """Folders of VQAv2, NLVR2 and SNLI-VE by name; tests leave them as they are."""
-    from rmcl_hub.datasets_scripts import miniature_tasks
-
-    root = tmp_path_factory.mktemp("tasks")
-    writers = {
-        "vqav2": miniature_tasks.write_vqav2,
-        "nlvr2": miniature_tasks.write_nlvr2,
-        "snli_ve": miniature_tasks.write_snli_ve,
-    }
-    for name, write in writers.items():
-        write(root / name)
-    return {name: root / name for name in writers}
+    return write_miniatures(tmp_path_factory.mktemp("tasks"), {"vqa", "nlvr2", "snli_ve"})
 
 
 @pytest.fixture
