@@ -6,7 +6,7 @@ export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-transformers4 lint format typecheck build check clean
+.PHONY: help install quickstart test test-transformers4 test-textattack test-leaderboard docs lint format typecheck build check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -20,10 +20,16 @@ test: install ## Run the tests (transformers 5)
 	.venv/bin/python -m pytest -n auto --maxprocesses 4
 
 test-transformers4: .venv-transformers4/.installed ## Run the tests that touch Transformers on its 4.57 line
-	.venv-transformers4/bin/python -m pytest -n auto --maxprocesses 4 tests/modeling_rmcl tests/attacks tests/datasets_scripts tests/evaluation tests/trainers
+	.venv-transformers4/bin/python -m pytest -n auto --maxprocesses 4 tests/modeling_rmcl tests/attacks tests/datasets_scripts tests/evaluation tests/model_cards tests/trainers
 
 test-textattack: .venv-textattack/.installed ## Run the tests of the bridge to TextAttack
 	.venv-textattack/bin/python -m pytest tests/textattack
+
+test-leaderboard: .venv-leaderboard/.installed ## Run the tests of the leaderboard Space in an environment like the Hub's
+	.venv-leaderboard/bin/python -m pytest tests/leaderboard
+
+docs: install ## Build the documentation site into build/site; a warning is an error
+	.venv/bin/mkdocs build --strict --quiet
 
 lint: install ## Check style and formatting
 	.venv/bin/ruff check .
@@ -40,10 +46,10 @@ build: $(UV) ## Build the sdist, and the wheel from it, into dist/
 	rm -rf dist
 	$(UV) build --quiet
 
-check: lint typecheck build test test-transformers4 test-textattack ## Run everything that CI runs
+check: lint typecheck build docs test test-transformers4 test-textattack test-leaderboard ## Run everything that CI runs
 
 clean: ## Remove what the other targets made, but not runs/
-	rm -rf .uv .venv .venv-transformers4 .venv-textattack build dist *.egg-info
+	rm -rf .uv .venv .venv-transformers4 .venv-textattack .venv-leaderboard build dist *.egg-info
 
 # uv lives in an environment of its own, so that the machine needs none and .venv holds only what is locked.
 $(UV):
@@ -62,6 +68,10 @@ $(UV):
 
 .venv-textattack/.installed: pyproject.toml uv.lock | $(UV)
 	UV_PROJECT_ENVIRONMENT=.venv-textattack $(UV) sync --frozen --no-default-groups --group test --extra textattack
+	@touch $@
+
+.venv-leaderboard/.installed: pyproject.toml uv.lock | $(UV)
+	UV_PROJECT_ENVIRONMENT=.venv-leaderboard $(UV) sync --frozen --only-group leaderboard
 	@touch $@
 
 # Type checkers do not follow the editable install's import hook; this view shows the folders as one package.

@@ -1,3 +1,1 @@
-"""Honest evaluation: pure metrics, intervals, the attack loop, retrieval, comparisons, report and model
-card.
-"""
+"""Honest evaluation: pure metrics, intervals, the attack loop, retrieval, comparisons, report."""

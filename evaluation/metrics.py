@@ -221,8 +221,7 @@ def nlvr2_consistency(correct: ArrayLike | Tensor, identifiers: Sequence[str]) -
     Args:
         correct: Whether each prediction is right, shape `(N,)`, bool or 0/1.
         identifiers: NLVR2's, of the same examples: `split-set-pair-statement`, such as `dev-12-3-0`. As in
-        the
-            official evaluation, examples that differ in the pair alone ask about one statement, whatever
+            the official evaluation, examples that differ in the pair alone ask about one statement, whatever
             its text.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Model card templates (package data)."""
+"""Publication on the Hub: model and dataset cards, staged repositories, push, leaderboard."""

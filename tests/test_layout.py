@@ -16,7 +16,8 @@ ROOMS = {
     "attacks": {"modeling_rmcl"},
     "datasets_scripts": set(),
     "evaluation": {"attacks", "datasets_scripts", "modeling_rmcl"},
-    "trainers": {"attacks", "datasets_scripts", "evaluation", "modeling_rmcl"},
+    "model_cards": {"attacks", "datasets_scripts", "evaluation", "modeling_rmcl"},
+    "trainers": {"attacks", "datasets_scripts", "evaluation", "model_cards", "modeling_rmcl"},
 }
 SOURCES = [path for room in (*ROOMS, "src") for path in sorted((ROOT / room).rglob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

@@ -43,9 +43,9 @@ def run_experiment(recipe: ExperimentRecipe) -> str | None:
 
 
 def _write_up(recipe: ExperimentRecipe, folder: Path) -> str:
-    from rmcl_hub.evaluation.card import write_card
     from rmcl_hub.evaluation.report import write_report
     from rmcl_hub.evaluation.results import write_results
+    from rmcl_hub.model_cards.model_card import write_card
     from rmcl_hub.trainers.experiment_results import collect_results, result_table
 
     results = collect_results(recipe, folder)

@@ -1,9 +1,7 @@
 """A toy model, data set and attacks whose behaviour is known by hand."""
 
-import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,10 +13,6 @@ from rmcl_hub.datasets_scripts.corpora import CORPORA
 from rmcl_hub.datasets_scripts.miniatures import write_coco_captions
 from rmcl_hub.datasets_scripts.prepare import prepare
 from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path
-from rmcl_hub.evaluation.compare import RETENTION, compare_models, count_conclusions
-from rmcl_hub.evaluation.outcomes import Outcome, summarise
-from rmcl_hub.evaluation.pictures import picture_pair
-from rmcl_hub.evaluation.retrieval import recall_numbers
 
 COCO_SPLITS = ("train", "restval", "validation", "test")
 WORDS = ["[PAD]", "red", "blue", "apple", "boat", "is", "it"]
@@ -144,118 +138,12 @@ def rows():
     ]
 
 
-def random_outcomes(seed, clean_rate, success_rates, num_examples=160):
-    """Outcomes drawn with given rates, four questions per concept."""
-    generator = np.random.default_rng(seed)
-    outcomes = []
-    for index in range(num_examples):
-        clean_correct = bool(generator.random() < clean_rate)
-        for attack, success in success_rates.items():
-            robust = clean_correct and bool(generator.random() >= success)
-            words = 0 if attack.startswith("pgd") else 1
-            outcomes.append(
-                Outcome(
-                    id=f"q{index}",
-                    cluster=f"concept{index // 4}",
-                    question_type=("colour", "object")[index % 2],
-                    attack=attack,
-                    found_by=attack,
-                    label=1,
-                    clean_prediction=int(clean_correct),
-                    adversarial_prediction=int(robust),
-                    clean_correct=clean_correct,
-                    adversarial_correct=robust,
-                    loss_before=0.5,
-                    loss_after=1.5,
-                    correct_8bit=robust,
-                    delta_linf=0.0 if words else 4 / 255,
-                    delta_l2=0.0 if words else 0.5,
-                    words_changed=words,
-                    num_words=5,
-                    text="is the <b>big</b> boat red",
-                    adversarial_text="is the large boat red" if words else "is the <b>big</b> boat red",
-                )
-            )
-    return outcomes
-
-
-def toy_results():
-    """A complete `Results`: two models, two seeds, two attacks, retention, retrieval, curves and pictures."""
-    rates = {"control": (0.7, {"pgd-4": 0.5, "words": 0.3}), "rmcl": (0.7, {"pgd-4": 0.2, "words": 0.3})}
-    runs = {
-        key: {seed: random_outcomes(10 * seed + index, *rates[key]) for seed in (0, 1)}
-        for index, key in enumerate(rates)
-    }
-    task = compare_models(runs["control"], runs["rmcl"], task="VQA", protocol="frozen", num_resamples=200)
-    retention = compare_models(runs["control"], runs["rmcl"], task=RETENTION, protocol="", num_resamples=200)
-    scores = np.random.default_rng(0).random((12, 12)) + np.eye(12)
-    numbers = recall_numbers(scores, np.eye(12, dtype=bool))
-    retrieval = {"scorer": "dual", "forwards": 24, "text_to_image": numbers, "image_to_text": numbers}
-    ramp = torch.linspace(0, 1, 48).expand(3, 48, 48).clone()
-    noise = (torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0)) - 0.5).sign() * 4 / 255
-    mask = torch.ones(48, 48, dtype=torch.long)
-    pairs = [
-        picture_pair(runs["control"][0][index], ramp, (ramp + noise).clamp(0, 1), mask) for index in (0, 1)
-    ]
-    curve = {
-        str(name): [[step, 5 / (1 + step / 20) + name] for step in range(0, 200, 2)] for name in range(2)
-    }
-    return {
-        "title": "Quickstart <report>",
-        "summary": [count_conclusions(task), "Control and RMCL start from the same checkpoint."],
-        "config": {"steps": 10, "name": "<script>alert(1)</script>"},
-        "seeds": [0, 1],
-        "versions": {"torch": "2.0", "python": "3.11"},
-        "revision": {"git": "abc123", "data": "def456"},
-        "data": {"train": {"pictures": 100}, "test": {"questions": 160, "concepts": 40}},
-        "baselines": {"VQA": {"majority": 0.3}},
-        "threat_models": {"pgd-4": "white-box attack on image: linf 4/255", "words": "one word in five"},
-        "cost": {
-            attack: {"forwards": 11.0, "backwards": 10.0, "seconds": 0.02} for attack in ("pgd-4", "words")
-        },
-        "seconds": {"pretrain": 12.0, "evaluate": 3.0},
-        "models": {
-            key: {
-                "name": name,
-                "description": "Trained on drawings.",
-                "tasks": {"VQA": {"frozen": summarise(runs[key])}},
-                "retention": summarise(runs[key]),
-                "retrieval": {"openpairs": retrieval},
-            }
-            for key, name in (("control", "Continued"), ("rmcl", "RMCL"))
-        },
-        "comparisons": task + retention,
-        "curves": [{"title": "Loss", "x_label": "step", "y_label": "nats", "series": curve}],
-        "examples": [
-            {
-                **pair,
-                "model": "control",
-                "task": "VQA",
-                "protocol": "frozen",
-                "answers": ["no", "yes & <i>no</i>"],
-            }
-            for pair in pairs
-        ],
-        "notes": ["The pictures are drawings."],
-    }
-
-
-@pytest.fixture(scope="session")
-def session_results():
-    return toy_results()
-
-
 @pytest.fixture
-def results(session_results):
-    return copy.deepcopy(session_results)
-
-
-@pytest.fixture
-def outcomes():
+def outcomes(random_outcomes_of):
     """Eight examples with known counts: 6 clean right, 3 of them survive, one wrong becomes right."""
     clean = [1, 1, 1, 1, 1, 1, 0, 0]
     attacked = [1, 1, 1, 0, 0, 0, 1, 0]
-    template = random_outcomes(0, 1.0, {"pgd-4": 0.0}, num_examples=8)
+    template = random_outcomes_of(0, 1.0, {"pgd-4": 0.0}, num_examples=8)
     return [
         replace(
             row,
@@ -266,11 +154,6 @@ def outcomes():
         )
         for row, before, after in zip(template, clean, attacked, strict=True)
     ]
-
-
-@pytest.fixture
-def random_outcomes_of():
-    return random_outcomes
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,16 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from .compare import MEASURES, RETENTION, measure_names
-from .outcomes import OVERALL, AttackNumbers, Rate
-from .results import Comparison, Difference, ModelEntry, Results, check_fields, write_atomically
+from rmcl_hub.evaluation.compare import MEASURES, RETENTION, measure_names
+from rmcl_hub.evaluation.outcomes import OVERALL, AttackNumbers, Rate
+from rmcl_hub.evaluation.results import (
+    Comparison,
+    Difference,
+    ModelEntry,
+    Results,
+    check_fields,
+    write_atomically,
+)
 
 CARD_FILE = "README.md"  # the name under which the Hub shows it
 TEMPLATE = "rmcl_vilt.md"

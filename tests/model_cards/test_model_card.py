@@ -5,7 +5,7 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import ViltImageProcessor, ViltProcessor
 
-from rmcl_hub.evaluation.card import render_card, write_card
+from rmcl_hub.model_cards.model_card import render_card, write_card
 from rmcl_hub.modeling_rmcl import RMCLViltModel
 
 

@@ -1,0 +1,92 @@
+"""A local folder that is exactly what one repository on the Hub will hold, and the manifest that says so."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rmcl_hub.evaluation.results import write_atomically
+
+MANIFEST = "manifest.json"
+FORMAT = "rmcl-hub-manifest/1"
+RepoType = Literal["model", "dataset", "space"]
+
+
+@dataclass(frozen=True)
+class StagedRepository:
+    """One repository before it is pushed.
+
+    Attributes:
+        name: Name on the Hub without the namespace, such as "rmcl-vilt".
+        repo_type: "model", "dataset" or "space".
+        folder: Holds every file that goes up, and `manifest.json`, which names each, with SHA-256 and size.
+    """
+
+    name: str
+    repo_type: RepoType
+    folder: Path
+
+    @classmethod
+    def seal(
+        cls, name: str, repo_type: RepoType, folder: str | Path, sources: Mapping[str, Any] | None = None
+    ) -> "StagedRepository":
+        """Write the manifest of a finished folder.
+
+        Args:
+            name: Name on the Hub without the namespace.
+            repo_type: "model", "dataset" or "space".
+            folder: The finished folder.
+            sources: What it was made from, such as a digest of the weights or of a results file; no paths.
+
+        Raises:
+            ValueError: If the folder is empty or the type unknown.
+        """
+        if repo_type not in get_args(RepoType):
+            raise ValueError(f"repo_type is {repo_type!r}; the Hub knows {', '.join(get_args(RepoType))}.")
+        folder = Path(folder)
+        entries = {path: describe_file(folder / path) for path in files_of(folder) if path != MANIFEST}
+        if not entries:
+            raise ValueError(f"{folder} holds no file: there is nothing to publish as {name!r}.")
+        content = {
+            "format": FORMAT,
+            "name": name,
+            "repo_type": repo_type,
+            "sources": dict(sources or {}),
+            "files": entries,
+        }
+        write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+        return cls(name, repo_type, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "StagedRepository":
+        """Read a staged folder.
+
+        Raises:
+            FileNotFoundError: If it has no manifest.
+            ValueError: If the manifest is of another format.
+        """
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} is no staged repository: it has no {MANIFEST}.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise ValueError(f"{path} has format {content.get('format')!r}, this version reads {FORMAT!r}.")
+        return cls(content["name"], content["repo_type"], Path(folder))
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands in the folder."""
+        return json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def files_of(folder: Path) -> list[str]:
+    """Paths of all files below a folder, relative, with forward slashes, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """SHA-256 and size in bytes, as the manifest holds them and the Hub's LFS names a file."""
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
