@@ -52,7 +52,7 @@ class APGD(PixelAttack):
     Shape:
         As in `PixelAttack`.
 
-    Example:
+    Examples:
         >>> batch = {"pixel_values": torch.zeros(1, 3, 2, 2)}
         >>> result = APGD(epsilon=0.1)(batch, lambda batch: batch["pixel_values"].sum(dim=(1, 2, 3)))
         >>> result.batch["pixel_values"].unique()  # 0.1 in [0, 1] pixels is 0.2 in the normalised space

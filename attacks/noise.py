@@ -36,7 +36,7 @@ class RandomNoise(PixelAttack):
     Shape:
         As in `PixelAttack`.
 
-    Example:
+    Examples:
         >>> batch = {"pixel_values": torch.zeros(1, 3, 8, 8)}
         >>> result = RandomNoise(epsilon=0.1)(batch, lambda batch: batch["pixel_values"].sum(dim=(1, 2, 3)))
         >>> result.batch["pixel_values"].unique()  # 0.1 in [0, 1] pixels is 0.2 in the normalised space

@@ -53,7 +53,7 @@ class PGD(PixelAttack):
     Shape:
         As in `PixelAttack`.
 
-    Example:
+    Examples:
         >>> batch = {"pixel_values": torch.zeros(1, 3, 2, 2)}
         >>> attack = PGD(epsilon=0.1, step_size=0.1, num_steps=1)
         >>> result = attack(batch, lambda batch: batch["pixel_values"].sum(dim=(1, 2, 3)))

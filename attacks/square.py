@@ -57,7 +57,7 @@ class SquareAttack(PixelAttack):
     Shape:
         As in `PixelAttack`.
 
-    Example:
+    Examples:
         >>> batch = {"pixel_values": torch.zeros(1, 3, 8, 8)}
         >>> attack = SquareAttack(epsilon=0.1, max_queries=500)
         >>> result = attack(batch, lambda batch: batch["pixel_values"].sum(dim=(1, 2, 3)))

@@ -42,7 +42,7 @@ class UniversalPerturbation(PixelAttack):
     Shape:
         As in `PixelAttack`.
 
-    Example:
+    Examples:
         >>> batch = {"pixel_values": torch.tensor([0.0, 0.5]).reshape(2, 1, 1, 1)}
         >>> attack = UniversalPerturbation(epsilon=0.1, num_steps=4)
         >>> result = attack(batch, lambda batch: batch["pixel_values"].sum(dim=(1, 2, 3)))

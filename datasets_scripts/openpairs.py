@@ -54,7 +54,7 @@ def load_openpairs(
     Raises:
         ValueError: If the configuration or the split does not exist; the message lists those that do.
 
-    Example:
+    Examples:
         >>> load_openpairs("captions", "test")[0]["captions"]  # doctest: +SKIP
     """
     if config not in SPLITS_OF_CONFIG:

@@ -101,7 +101,7 @@ def rank_views(sentence: str, candidates: Sequence[str], embed: Callable[[list[s
     Raises:
         ValueError: If `embed` does not return one vector per text.
 
-    Example:
+    Examples:
         >>> def views(row):
         ...     return {"views": [rank_views(text, paraphrase(text), embed) for text in row["captions"]]}
         >>> corpus = corpus.map(views)  # doctest: +SKIP

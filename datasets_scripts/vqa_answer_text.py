@@ -48,7 +48,7 @@ def normalise_answer(answer: str) -> str:
     """An answer in lower case without punctuation and articles, with digits for numbers up to ten and
     apostrophes in contractions.
 
-    Example:
+    Examples:
         >>> normalise_answer("The dog's two toys, dont you think?")
         "dog's 2 toys don't you think"
     """

@@ -42,7 +42,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     Raises:
         ValueError: If the counts are impossible or `confidence` is outside (0, 1).
 
-    Example:
+    Examples:
         >>> low, high = wilson_interval(50, 100)
         >>> round(low, 4), round(high, 4)
         (0.4038, 0.5962)

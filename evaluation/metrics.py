@@ -79,7 +79,7 @@ def robust_accuracy(clean_correct: ArrayLike | Tensor, adversarial_correct: Arra
     Raises:
         ValueError: If the arrays are empty, differ in length or hold other values than 0 and 1.
 
-    Example:
+    Examples:
         >>> robust_accuracy([1, 1, 0, 0], [1, 0, 1, 0])
         0.25
     """
@@ -98,7 +98,7 @@ def attack_success_rate(clean_correct: ArrayLike | Tensor, adversarial_correct: 
         ValueError: As in `robust_accuracy`, and if no example was initially correct: the rate is then
             undefined.
 
-    Example:
+    Examples:
         >>> attack_success_rate([1, 1, 0, 0], [1, 0, 1, 0])
         0.5
     """
@@ -143,7 +143,7 @@ def recall_at_k(scores: ArrayLike | Tensor, relevant: ArrayLike | Tensor, k: int
     Raises:
         ValueError: If shapes differ, scores hold NaN, k is outside [1, N] or a query has no relevant item.
 
-    Example:
+    Examples:
         >>> recall_at_k([[0.9, 0.1, 0.5]], [[False, False, True]], k=2)
         1.0
     """
@@ -167,7 +167,7 @@ def best_ranks(scores: ArrayLike | Tensor, relevant: ArrayLike | Tensor) -> NDAr
     Raises:
         ValueError: If shapes differ, scores hold NaN or a query has no relevant item.
 
-    Example:
+    Examples:
         >>> best_ranks([[0.9, 0.1, 0.5]], [[False, True, True]]).tolist()
         [2]
     """
@@ -228,7 +228,7 @@ def nlvr2_consistency(correct: ArrayLike | Tensor, identifiers: Sequence[str]) -
         ValueError: If there are no examples, the lengths differ, an identifier comes twice or has not four
             parts, or `correct` holds other values than 0 and 1.
 
-    Example:
+    Examples:
         >>> nlvr2_consistency([1, 1, 1, 0], ["dev-0-0-0", "dev-0-1-0", "dev-0-0-1", "dev-0-1-1"])
         0.5
     """
@@ -316,7 +316,7 @@ def perturbation_norms(
         ValueError: If there are no pictures, lengths or shapes differ, pixels are outside [0, 1], or the norm
             is unknown.
 
-    Example:
+    Examples:
         >>> perturbation_norms([[[0.5, 0.5]]], [[[0.2, 0.9]]], norm="l2").round(4).tolist()
         [0.5]
     """

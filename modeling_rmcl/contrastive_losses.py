@@ -28,7 +28,7 @@ def info_nce_loss(
     Raises:
         ValueError: If shapes differ, or `temperature` or `reduction` is not valid.
 
-    Example:
+    Examples:
         >>> loss = info_nce_loss(torch.eye(2), torch.eye(2), torch.zeros(3, 2), temperature=1.0)
         >>> round(loss.item(), 4)  # log(1 + 3/e)
         0.7437
