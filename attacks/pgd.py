@@ -115,12 +115,11 @@ class PGD(PixelAttack):
         and `generator`.
 
         `"thesis"`: the published tables' attack: five steps from the clean image, `linf` gradients, epsilon
-            0.0025 and
-        alpha = 10 epsilon. (The thesis prints 0.005 and 0.05, which are in the normalised space [-1, 1]. The
-        author's code adds the last step twice, so its published figures are for up to twice this radius; that
-        is not copied.) `"standard"`: what the robustness literature runs: ten steps of epsilon / 4 along the
-        steepest ascent of the norm from a random start, 4/255, or 3 in L2. `"fgsm"`: one step of length
-        epsilon from the clean image, at the same radii.
+        0.0025 and alpha = 10 epsilon. (The thesis prints 0.005 and 0.05, which are in the normalised space
+        [-1, 1]. The author's code adds the last step twice, so its published figures are for up to twice this
+        radius; that is not copied.) `"standard"`: what the robustness literature runs: ten steps of epsilon /
+        4 along the steepest ascent of the norm from a random start, 4/255, or 3 in L2. `"fgsm"`: one step of
+        length epsilon from the clean image, at the same radii.
 
         Raises:
             ValueError: If there is no preset of that name, or not in that norm.
