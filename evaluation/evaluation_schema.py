@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, reduce
 from math import isfinite
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -48,7 +49,7 @@ def check_record(record: Any) -> None:
         ValueError: If the record does not fit. The message has the path of each wrong field, what came and
             what was expected.
     """
-    found = list(_errors(record, evaluation_schema(), ""))
+    found = schema_errors(record, evaluation_schema())
     if found:
         more = f"\n- and {len(found) - MAX_ERRORS} more" if len(found) > MAX_ERRORS else ""
         raise ValueError(
@@ -58,13 +59,19 @@ def check_record(record: Any) -> None:
         )
 
 
+def schema_errors(value: Any, schema: Schema) -> list[str]:
+    """What of a value does not fit a schema, each with its path; every `$ref` leads into the schema above."""
+    return list(_errors(value, schema, ""))
+
+
 def _errors(value: Any, schema: Schema | bool, path: str) -> Errors:
     if isinstance(schema, bool):
         if not schema:
             yield f"{path}: is not part of the layout; remove it or correct its name"
         return
     if "$ref" in schema:
-        yield from _errors(value, evaluation_schema()["$defs"][schema["$ref"].rsplit("/", 1)[-1]], path)
+        keys = schema["$ref"].split("#/")[1].split("/")
+        yield from _errors(value, reduce(getitem, keys, evaluation_schema()), path)
     expected = _expected(value, schema)
     if expected:
         meaning = f" ({schema['description'].rstrip('.')})" if "description" in schema else ""
