@@ -1,8 +1,12 @@
-"""What all tests share: no network, one thread, fixed seeds, and a model, tokenizer and batch of toy size."""
+"""What all tests share: no network, one thread, fixed seeds, a toy model, tokenizer and batch, and a Hub."""
 
+import importlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 
 # Read by the libraries when they are imported, hence before everything else. The caches are the tests' own.
 HF_HOME = tempfile.mkdtemp(prefix="rmcl-hub-tests-")
@@ -11,6 +15,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_XET="1",
     OMP_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
 )
@@ -20,6 +25,7 @@ import json  # noqa: E402
 import socket  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import huggingface_hub  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -246,3 +252,79 @@ def random_outcomes_of():
 def evaluation_record():
     """An `evaluation.json` as `rmcl-hub evaluate` wrote it: VQA, two threat models, 64 examples."""
     return json.loads((Path(__file__).parent / "evaluation" / "evaluation_record.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def loopback_hub_program():
+    """The module tests/loopback_hub.py, which finds the other parts of the program in its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        return importlib.import_module("loopback_hub")
+
+
+@pytest.fixture
+def loopback_hub(loopback_hub_program):
+    """An empty Hub of the test's own, which serves until the test ends; offline mode is off as long.
+
+    `HfApi(endpoint=loopback_hub.endpoint, token=loopback_hub.token("user"))` talks to it from here. What
+    reads its address when it is imported, such as `from_pretrained` and `load_dataset`, needs
+    `run_against_hub`. After `add_faults([{"method": "PUT", "path": "/__lfs__/", "skip": 1, "kind": "cut"}])`
+    the second upload of a large file is cut; `requests` tells what came.
+    """
+    server = loopback_hub_program.LoopbackHub()
+    # huggingface_hub 0.36 takes some addresses from these, whatever address its HfApi was given; and before
+    # 1.0 sessions know themselves whether they are offline.
+    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    forget_sessions = getattr(huggingface_hub, "configure_http_backend", lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
+        for module in (huggingface_hub.constants, huggingface_hub.file_download):
+            patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        forget_sessions()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        yield server
+        server.shutdown()
+        server.server_close()
+    forget_sessions()
+
+
+@pytest.fixture
+def hub_environment(loopback_hub, tmp_path):
+    """Environment variables of a process that acts as "user" on `loopback_hub`, with empty caches."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
+        "HF_ENDPOINT": loopback_hub.endpoint,
+        "HF_TOKEN": loopback_hub.token("user"),
+        "HF_HOME": str(tmp_path / "hf_home"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+
+
+@pytest.fixture
+def run_against_hub(hub_environment, tmp_path):
+    """Runs a string of Python code, or `rmcl-hub` with a list of arguments, in `hub_environment`.
+
+    Returns the completed process; `environment` adds variables, or takes those away that are None.
+    """
+
+    def run(program, *arguments, environment=None, check=True):
+        rmcl_hub = str(Path(sys.executable).with_name("rmcl-hub"))
+        command = (
+            [sys.executable, "-c", program, *arguments] if isinstance(program, str) else [rmcl_hub, *program]
+        )
+        variables = {**hub_environment, **(environment or {})}
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={name: value for name, value in variables.items() if value is not None},
+            check=False,
+        )
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done
+
+    return run
