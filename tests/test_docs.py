@@ -1,22 +1,39 @@
-"""The documentation site: its examples run, its commands exist, and it builds without a warning or a network."""
+"""The documentation: its examples run, its commands exist, and it builds without warning or network."""
 
+import argparse
+import html
+import json
 import re
+import shlex
+from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from transformers import ViltImageProcessor, ViltProcessor
 
+from rmcl_hub import cli
 from rmcl_hub.datasets_scripts.openpairs import vqa_answers
 from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort
 from rmcl_hub.modeling_rmcl import RMCLViltForQuestionAnswering, RMCLViltModel
+from rmcl_hub.trainers.recipe import ExperimentRecipe, FinetuneRecipe, PretrainRecipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+DOCUMENTS = (
+    "CONTRIBUTING.md",
+    "benchmarks/README.md",
+    "datasets_scripts/CORPORA.md",
+    "recipes/ACCELERATE.md",
+)
+SHOWN = [*PAGES, *(ROOT / document for document in DOCUMENTS)]
+RECIPES = {"quickstart": ExperimentRecipe, "pretrain": PretrainRecipe, "finetune": FinetuneRecipe}
 
 
 def name_of(page):
-    return str(page.relative_to(DOCS))
+    return str(page.relative_to(ROOT))
 
 
 def blocks(page, language):
@@ -33,6 +50,7 @@ def after_quickstart(tiny_config, tiny_tokenizer, tmp_path, monkeypatch):
     RMCLViltModel(tiny_config).save_pretrained(folder)
     processor.save_pretrained(folder)
     tiny_config.id2label = dict(enumerate(vqa_answers()))
+    tiny_config.label2id = {answer: index for index, answer in tiny_config.id2label.items()}
     RMCLViltForQuestionAnswering(tiny_config).save_pretrained("runs/quickstart/model")
     processor.save_pretrained("runs/quickstart/model")
     monkeypatch.setitem(EFFORTS, "quick", Effort(apgd_steps=2, square_queries=4, word_candidates=2))
@@ -41,6 +59,121 @@ def after_quickstart(tiny_config, tiny_tokenizer, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_examples_run_in_order(page, after_quickstart):
-    namespace = {}
+    namespace = {"__name__": "example"}
     for code in blocks(page, "python"):
         exec(code, namespace)  # noqa: S102 - the pages are ours
+
+
+def commands(page):
+    """(command, its words) of every line in bash that runs `rmcl-hub` or one of its scripts."""
+    for block in blocks(page, "bash"):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            scripts = [place for place, word in enumerate(words) if word.startswith("trainers/")]
+            if words[:1] == ["rmcl-hub"]:
+                yield words[1], words[2:]
+            elif scripts:
+                yield Path(words[scripts[0]]).stem, words[scripts[0] + 1 :]
+
+
+class ParsedError(Exception):
+    """Raised in the place of running a command whose words the parser has understood."""
+
+
+@pytest.mark.parametrize("page", [page for page in SHOWN if list(commands(page))], ids=name_of)
+def test_commands_are_understood_by_the_real_parsers(page, monkeypatch):
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, args=None, namespace=None):
+        raise ParsedError(parse_args(self, args, namespace))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    for command, words in commands(page):
+        module, _ = cli.COMMANDS[command]
+        if command in RECIPES and words:
+            name, *overrides = words
+            dry = overrides.index("--dry-run") if "--dry-run" in overrides else len(overrides)
+            load_recipe(RECIPES[command], name, overrides[:dry])
+        else:
+            with pytest.raises(ParsedError):
+                import_module(module).main(words)
+
+
+def test_make_targets_exist():
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    shown = "\n".join(block for page in SHOWN for block in blocks(page, "bash"))
+    named = re.findall(r"^make (\S+)", shown, flags=re.MULTILINE)
+    assert named
+    assert set(named) <= set(targets)
+
+
+class References(HTMLParser):
+    """What a page fetches by itself, where its links lead, and the anchors that it has."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.fetched, self.links, self.anchors = [], [], set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.anchors.add(values.get("id"))
+        if tag == "a":
+            self.links.append(values.get("href") or "")
+        elif tag == "link" and values.get("rel") != "canonical":
+            self.fetched.append(values.get("href") or "")
+        else:
+            self.fetched.append(values.get("src") or "")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site; a warning ends the build."""
+    build = pytest.importorskip("mkdocs.commands.build", reason="needs the dependency group docs")
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    build.build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))
+    return folder
+
+
+def test_no_page_refers_to_a_script_style_or_font_of_another_host(site):
+    pages = sorted(site.rglob("*.html"))
+    fetched = {
+        (page.name, urlsplit(address).netloc) for page in pages for address in References(page).fetched
+    }
+    assert {host for _, host in fetched} == {""}
+    styles = [style.read_text() for style in site.rglob("*.css")]
+    assert styles
+    assert not [found for style in styles for found in re.findall(r"(?:url\(|@import)[^;)]*//[^;)]*", style)]
+
+
+def test_no_link_inside_the_site_is_dead(site):
+    pages = {page: References(page) for page in sorted(site.rglob("*.html")) if page.name != "404.html"}
+    dead = []
+    for page, references in pages.items():
+        for link in references.links:
+            address = urlsplit(link)
+            if address.scheme or address.netloc:
+                continue
+            target = (page.parent / unquote(address.path)).resolve() if address.path else page
+            target = target / "index.html" if target.is_dir() else target
+            if not target.is_file() or (address.fragment and address.fragment not in pages[target].anchors):
+                dead.append((str(page.relative_to(site)), link))
+    assert len(pages) > 20
+    assert not dead
+
+
+def test_what_the_code_says_is_on_the_pages(site):
+    from rmcl_hub.evaluation.rule_explanations import EXPLANATIONS
+
+    def text(page):
+        return html.unescape(re.sub(r"<[^>]+>", "", (site / page / "index.html").read_text()))
+
+    verdicts = text("concepts/verdicts")
+    assert [rule for rule, told in EXPLANATIONS.items() if told not in verdicts] == []
+    assert all(f"rmcl-hub {command}" in text("reference/command-line") for command in cli.COMMANDS)
+    results = json.loads((ROOT / "recipes/openpairs.results.json").read_text())
+    frozen = results["models"]["rmcl"]["tasks"]["vqa"]["frozen"]["pgd-4"]["overall"]["robust_accuracy"]
+    assert f"{100 * frozen['value']:.1f}" in text("thesis")
+    assert results["summary"][0] in text("thesis")
