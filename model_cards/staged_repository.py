@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from rmcl_hub.evaluation.results import write_atomically
 
-MANIFEST = "manifest.json"
+MANIFEST = "hub-manifest.json"
 FORMAT = "rmcl-hub-manifest/1"
 RepoType = Literal["model", "dataset", "space"]
 
@@ -21,7 +21,8 @@ class StagedRepository:
     Attributes:
         name: Name on the Hub without the namespace, such as "rmcl-vilt".
         repo_type: "model", "dataset" or "space".
-        folder: Holds every file that goes up, and `manifest.json`, which names each, with SHA-256 and size.
+        folder: Holds every file that goes up, and `hub-manifest.json`, which names each, with SHA-256 and
+            size. (A prepared corpus has a `manifest.json` of its own.)
     """
 
     name: str
@@ -30,7 +31,13 @@ class StagedRepository:
 
     @classmethod
     def seal(
-        cls, name: str, repo_type: RepoType, folder: str | Path, sources: Mapping[str, Any] | None = None
+        cls,
+        name: str,
+        repo_type: RepoType,
+        folder: str | Path,
+        sources: Mapping[str, Any] | None = None,
+        *,
+        accumulates: bool = False,
     ) -> "StagedRepository":
         """Write the manifest of a finished folder.
 
@@ -39,12 +46,15 @@ class StagedRepository:
             repo_type: "model", "dataset" or "space".
             folder: The finished folder.
             sources: What it was made from, such as a digest of the weights or of a results file; no paths.
+            accumulates: Whether a push keeps what an earlier push brought and this one lacks, as the rows of
+                a leaderboard; otherwise such files are deleted from the Hub.
 
         Raises:
-            ValueError: If the folder is empty or the type unknown.
+            ValueError: If the folder is empty, the type unknown, or the name one that the Hub does not take.
         """
         if repo_type not in get_args(RepoType):
             raise ValueError(f"repo_type is {repo_type!r}; the Hub knows {', '.join(get_args(RepoType))}.")
+        check_name(name)
         folder = Path(folder)
         entries = {path: describe_file(folder / path) for path in files_of(folder) if path != MANIFEST}
         if not entries:
@@ -53,6 +63,7 @@ class StagedRepository:
             "format": FORMAT,
             "name": name,
             "repo_type": repo_type,
+            "accumulates": accumulates,
             "sources": dict(sources or {}),
             "files": entries,
         }
@@ -76,14 +87,39 @@ class StagedRepository:
         return cls(content["name"], content["repo_type"], Path(folder))
 
     @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Path in the repository to SHA-256 and size in bytes, of every file but the manifest itself."""
+        return self.manifest["files"]
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands in the folder."""
         return json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
 
 
+def check_name(name: str) -> None:
+    """Refuse what can be no name of a repository, by the Hub's own rule.
+
+    Raises:
+        ValueError: With the rule.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        if "/" in name:
+            raise HFValidationError("the namespace is given apart from it, by --namespace")
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(
+            f"{name!r} can be no name on the Hub ({error}); rename it to letters, digits, '-', '_', '.'."
+        ) from error
+
+
 def files_of(folder: Path) -> list[str]:
-    """Paths of all files below a folder, relative, with forward slashes, sorted."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    """Paths of all files and links below a folder, relative, with forward slashes, sorted."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def describe_file(path: Path) -> dict[str, Any]:
