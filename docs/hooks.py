@@ -65,14 +65,14 @@ def rules_of_the_audit() -> Iterator[str]:
     from rmcl_hub.evaluation.audit import RULES
     from rmcl_hub.evaluation.rule_explanations import EXPLANATIONS
 
-    yield "| rule | | asks whether | if it fails |"
-    yield "|---|---|---|---|"
     for number, (name, level, rule) in enumerate(RULES, start=1):
-        question = "" if level == "tests" else _first_sentence(rule)
-        yield f"| {number} {name} | {level} | {question} | {EXPLANATIONS[number]} |"
+        told = EXPLANATIONS[number]
+        if level != "tests":
+            told = f"Asks whether {_question(rule)}<br>If it fails: {told}"
+        yield f"{number}. **{name}** ({level}). {told}"
 
 
-def _first_sentence(rule: Any) -> str:
+def _question(rule: Any) -> str:
     return re.sub(r"^\d+: ", "", " ".join((rule.__doc__ or "").split()))
 
 
