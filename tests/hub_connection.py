@@ -47,6 +47,7 @@ class Connection(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = 60
+    disable_nagle_algorithm = True  # or every body waits 40 ms for its headers to be acknowledged
 
     def log_message(self, *args):
         pass

@@ -4,6 +4,7 @@ Part of `loopback_hub.py`, which puts it behind HTTP. A commit is the whole list
 revision stays readable; contents lie once each under the hash of what they hold.
 """
 
+import codecs
 import hashlib
 import json
 import re
@@ -177,6 +178,7 @@ class Hub:
         """The token of a user, who is created if need be; `role` is "write" or "read"."""
         token = "hf_" + hashlib.sha256(f"{user} {role}".encode()).hexdigest()[:34]
         self.users[token] = (user, role)
+        self.save()
         return token
 
     def create(self, repo_type, name, private, sdk):
@@ -253,7 +255,8 @@ def upload_mode(path, sample, size):
     if size == 0:
         return "regular"
     try:
-        text = b"\0" not in sample and (len(sample) < 4 or bool(sample[:-3].decode() or True))
+        codecs.getincrementaldecoder("utf-8")().decode(sample)  # the sample may end inside a character
+        text = b"\0" not in sample
     except UnicodeDecodeError:
         text = False
     return "regular" if text and size <= LARGE and Path(path).suffix not in LFS_SUFFIXES else "lfs"
