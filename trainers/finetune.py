@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fine-tune as a recipe says; returns the exit code."""
+    """Fine-tune as a recipe says; returns the exit code, 2 if a setting or path cannot work."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     description = "Train a task head on a pre-trained encoder."
     words = sys.argv[1:] if argv is None else argv
@@ -20,8 +20,16 @@ def main(argv: list[str] | None = None) -> int:
         from rmcl_hub.trainers.dry_run import dry_run
 
         return dry_run(FinetuneRecipe, "rmcl-hub finetune", description, words)
-    trainer = finetune(recipe_from_command_line(FinetuneRecipe, "rmcl-hub finetune", description, argv))
-    logger.info("Saved to %s", trainer.args.output_dir)
+    try:
+        recipe = recipe_from_command_line(FinetuneRecipe, "rmcl-hub finetune", description, argv)
+        from rmcl_hub.trainers.processes import ending_together, on_first_process
+
+        with ending_together():
+            finetune(recipe)
+            on_first_process(lambda: logger.info("Saved to %s", recipe.output_dir))
+    except (OSError, ValueError) as error:
+        logger.error("rmcl-hub finetune: %s", error)
+        return 2
     return 0
 
 

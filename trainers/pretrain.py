@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Pre-train as a recipe says; returns the exit code."""
+    """Pre-train as a recipe says; returns the exit code, 2 if a setting or path cannot work."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     description = "Pre-train ViLT, or make it robust by RMCL; MCL is the control."
     words = sys.argv[1:] if argv is None else argv
@@ -21,8 +21,16 @@ def main(argv: list[str] | None = None) -> int:
         from rmcl_hub.trainers.dry_run import dry_run
 
         return dry_run(PretrainRecipe, "rmcl-hub pretrain", description, words)
-    trainer = pretrain(recipe_from_command_line(PretrainRecipe, "rmcl-hub pretrain", description, argv))
-    logger.info("Saved to %s", trainer.args.output_dir)
+    try:
+        recipe = recipe_from_command_line(PretrainRecipe, "rmcl-hub pretrain", description, argv)
+        from rmcl_hub.trainers.processes import ending_together, on_first_process
+
+        with ending_together():
+            pretrain(recipe)
+            on_first_process(lambda: logger.info("Saved to %s", recipe.output_dir))
+    except (OSError, ValueError) as error:
+        logger.error("rmcl-hub pretrain: %s", error)
+        return 2
     return 0
 
 

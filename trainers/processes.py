@@ -1,10 +1,14 @@
 """What several processes have to agree on: who decides, means over all of them, weights that are whole."""
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from traceback import clear_frames
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor
@@ -20,6 +24,32 @@ def join_processes(training: Mapping[str, Any]) -> PartialState:
     """
     cpu = training.get("use_cpu", False) or not torch.accelerator.is_available()
     return PartialState(cpu=cpu, timeout=timedelta(seconds=training.get("ddp_timeout", 1800)))
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Let the processes of a program wait for each other at its end, and part before their interpreters end.
+
+    A thread of gloo can hold the tensors of the last exchange for a moment, and the interpreter aborts the
+    process if such a thread wants to free them while it ends. A trainer that is still referred to keeps the
+    threads alive. After an error nobody is waited for, nor is the group destroyed: either would last until
+    the exchange that the others wait in times out.
+    """
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == 0:  # SIGTERM ends all of them after the same step
+            clear_frames(ended.__traceback__)
+            _part()
+        raise
+    _part()
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        gc.collect()  # what trained has the group, too
+        PartialState().wait_for_everyone()
+        dist.destroy_process_group()
 
 
 def on_first_process(function: Callable[[], Value]) -> Value:

@@ -12,16 +12,23 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run an experiment recipe and print its table; returns the exit code."""
+    """Run an experiment recipe and print its table; returns the exit code, 2 if a setting cannot work."""
     from transformers.utils import logging as transformers_logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.set_verbosity_error()  # heads that start anew are the plan here, not news
     description = "Pre-train a small ViLT, make it robust by RMCL, and compare it with an honest control."
-    recipe = recipe_from_command_line(
-        ExperimentRecipe, "rmcl-hub quickstart", description, argv, default="quickstart"
-    )
-    table = run_experiment(recipe)
+    try:
+        recipe = recipe_from_command_line(
+            ExperimentRecipe, "rmcl-hub quickstart", description, argv, default="quickstart"
+        )
+        from rmcl_hub.trainers.processes import ending_together
+
+        with ending_together():
+            table = run_experiment(recipe)
+    except (OSError, ValueError) as error:
+        logger.error("rmcl-hub quickstart: %s", error)
+        return 2
     if table is not None:
         sys.stdout.write(table + "\n")
     return 0

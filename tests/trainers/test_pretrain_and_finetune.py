@@ -1,6 +1,7 @@
 """Both scripts from the command line to a folder that the Auto classes load, on a few packaged examples."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -161,23 +162,27 @@ def test_answers_are_the_labels_of_the_saved_model(vilt_folder, tmp_path):
 
 
 @pytest.mark.parametrize("script", [pretrain, finetune])
-def test_an_unwritable_output_folder_is_an_error_before_any_work(script, tmp_path, monkeypatch):
+def test_an_unwritable_output_folder_is_an_error_before_any_work(script, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(pretrain, "load_data", lambda *_: pytest.fail("work began"))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"init_from: {tmp_path / 'missing'}")
-    with pytest.raises(
-        PermissionError, match=r"Cannot write to output_dir .*file/run: .*Choose another with --output_dir"
-    ):
-        script.main([str(recipe), "--output_dir", str(tmp_path / "file" / "run")])
+    assert script.main([str(recipe), "--output_dir", str(tmp_path / "file" / "run")]) == 2
+    (told,) = [record.getMessage() for record in caplog.records]
+    command = script.__name__.split(".")[-1]
+    pattern = (
+        rf"rmcl-hub {command}: Cannot write to output_dir .*file/run: .*Choose another with --output_dir\."
+    )
+    assert re.fullmatch(pattern, told)
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_misspelt_field_leaves_nothing_behind(tmp_path):
+def test_a_misspelt_field_leaves_nothing_behind(tmp_path, caplog):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: {hiden_size: 32}")
-    with pytest.raises(ValueError, match="did you mean 'hidden_size'"):
-        pretrain.main([str(recipe), "--output_dir", str(tmp_path / "run")])
+    assert pretrain.main([str(recipe), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "rmcl-hub pretrain: " in caplog.text
+    assert "did you mean 'hidden_size'" in caplog.text
     assert not (tmp_path / "run").exists()
 
 
