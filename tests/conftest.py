@@ -130,6 +130,27 @@ def tiny_batch(tiny_tokenizer):
     }
 
 
+@pytest.fixture
+def after_quickstart(tiny_config, tiny_tokenizer, tmp_path, monkeypatch):
+    """A working folder as the quickstart leaves it, with models of toy size; quick searches are quicker."""
+    from transformers import ViltImageProcessor, ViltProcessor
+
+    from rmcl_hub.datasets_scripts.openpairs import vqa_answers
+    from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort
+    from rmcl_hub.modeling_rmcl import RMCLViltForQuestionAnswering, RMCLViltModel
+
+    monkeypatch.chdir(tmp_path)
+    images = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
+    processor = ViltProcessor(image_processor=images, tokenizer=tiny_tokenizer)
+    RMCLViltModel(tiny_config).save_pretrained("runs/quickstart/seed-0/rmcl")
+    processor.save_pretrained("runs/quickstart/seed-0/rmcl")
+    tiny_config.id2label = dict(enumerate(vqa_answers()))
+    tiny_config.label2id = {answer: index for index, answer in tiny_config.id2label.items()}
+    RMCLViltForQuestionAnswering(tiny_config).save_pretrained("runs/quickstart/model")
+    processor.save_pretrained("runs/quickstart/model")
+    monkeypatch.setitem(EFFORTS, "quick", Effort(apgd_steps=2, square_queries=4, word_candidates=2))
+
+
 def random_outcomes(seed, clean_rate, success_rates, num_examples=160):
     """Outcomes drawn with given rates, four questions per concept."""
     from rmcl_hub.evaluation.outcomes import Outcome

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import ViltImageProcessor, ViltProcessor
 
 from rmcl_hub.datasets_scripts.miniature_tasks import write_vqav2
-from rmcl_hub.datasets_scripts.openpairs import vqa_answers
 from rmcl_hub.datasets_scripts.prepare import prepare
 from rmcl_hub.datasets_scripts.vqav2 import Vqav2
-from rmcl_hub.evaluation.attack_suite import EFFORTS, Effort
-from rmcl_hub.modeling_rmcl import RMCLViltForQuestionAnswering, RMCLViltModel
 from rmcl_hub.trainers.recipe import PretrainRecipe, load_recipe
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -22,18 +18,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_python_examples_run_in_order(tiny_config, tiny_tokenizer, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (folder,) = re.findall(r'folder = "(.*)"', README)
-    RMCLViltModel(tiny_config).save_pretrained(folder)
-    images = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
-    processor = ViltProcessor(image_processor=images, tokenizer=tiny_tokenizer)
-    processor.save_pretrained(folder)
-    tiny_config.id2label = dict(enumerate(vqa_answers()))
-    RMCLViltForQuestionAnswering(tiny_config).save_pretrained("runs/quickstart/model")
-    processor.save_pretrained("runs/quickstart/model")
-    monkeypatch.setitem(EFFORTS, "quick", Effort(apgd_steps=2, square_queries=4, word_candidates=2))
-
+def test_python_examples_run_in_order(after_quickstart, tmp_path, capsys):
     write_vqav2(tmp_path / "downloads")
     prepare(Vqav2, "downloads", "shards/vqav2", ["train_fit"], num_workers=1, unofficial=True)
 
