@@ -39,23 +39,21 @@ class Contents(Connection):
                 and wanted_tags <= set(info["tags"])
             ):
                 found.append(info)
-        return self.page(found, int(self.query.get("limit", PAGE)))
+        return self.page(found)
 
-    def page(self, entries, size=PAGE):
+    def page(self, entries):
         """One page of a listing, with the address of the next in the Link header."""
         start = int(self.query.get("cursor", 0))
         headers = {}
-        if start + size < len(entries) and size == PAGE:
+        if start + PAGE < len(entries):
             query = "&".join(f"{key}={quote(value)}" for key, value in self.query.items() if key != "cursor")
-            address = f"{self.endpoint}{urlsplit(self.path).path}?{query}&cursor={start + size}"
+            address = f"{self.endpoint}{urlsplit(self.path).path}?{query}&cursor={start + PAGE}"
             headers["Link"] = f'<{address}>; rel="next"'
-        return 200, entries[start : start + size], headers
+        return 200, entries[start : start + PAGE], headers
 
     def describe(self, repository, commit):
         readme = commit.files.get("README.md")
         metadata = read_metadata(self.hub.objects[readme.oid].decode(errors="replace")) if readme else {}
-        licenses = metadata.get("license", [])
-        licenses = licenses if isinstance(licenses, list) else [licenses]
         info = {
             "_id": f"{repository.repo_type}-{repository.name}",
             "id": repository.name,
@@ -66,7 +64,7 @@ class Contents(Connection):
             "disabled": False,
             "downloads": 0,
             "likes": 0,
-            "tags": [*(metadata.get("tags") or []), *(f"license:{name}" for name in licenses)],
+            "tags": tags_of(metadata),
             "createdAt": repository.created_at,
             "lastModified": commit.date,
             # Metadata may hold dates, which JSON has not.
@@ -83,12 +81,9 @@ class Contents(Connection):
     def sibling(self, path, file):
         if "blobs" not in self.query:
             return {"rfilename": path}
-        entry = entry_of(path, file)
-        return {
-            "rfilename": path,
-            "blobId": entry["oid"],
-            **{key: entry[key] for key in ("size", "lfs") if key in entry},
-        }
+        entry = file.entry(path)
+        lfs = {"lfs": {**entry["lfs"], "sha256": file.oid}} if file.lfs else {}
+        return {"rfilename": path, "blobId": entry["oid"], "size": file.size, **lfs}
 
     def eval_results(self, commit):
         names = [path for path in commit.files if path.startswith(".eval_results/")]
@@ -203,17 +198,22 @@ class Contents(Connection):
         )
 
 
-def entry_of(path, file):
-    """An entry of a listing of files; `oid` of a large one is that of its pointer, as in Git."""
-    entry = {"type": "file", "path": path, "size": file.size, "oid": file.oid[:40]}
-    if file.lfs:
-        entry["lfs"] = {"oid": file.oid, "sha256": file.oid, "size": file.size, "pointerSize": 134}
-    return entry
+def tags_of(metadata):
+    """By what lists can be filtered: the tags of a card, and what its other fields say."""
+
+    def values(key):
+        value = metadata.get(key) or []
+        return value if isinstance(value, list) else [value]
+
+    tags = [value for key in ("pipeline_tag", "library_name", "tags", "language") for value in values(key)]
+    return tags + [
+        f"{key.removesuffix('s')}:{value}" for key in ("datasets", "license") for value in values(key)
+    ]
 
 
 def entries_of(commit):
     """Files and folders of a commit by path, in order."""
-    entries = {path: entry_of(path, file) for path, file in commit.files.items()}
+    entries = {path: file.entry(path) for path, file in commit.files.items()}
     for path in commit.files:
         parts = path.split("/")[:-1]
         for depth in range(1, len(parts) + 1):

@@ -33,6 +33,15 @@ class File:
     size: int
     lfs: bool
 
+    def entry(self, path):
+        """What listings tell; `oid` of a large file is that of the pointer which Git keeps in its place."""
+        entry = {"type": "file", "path": path, "size": self.size, "oid": self.oid}
+        if self.lfs:
+            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.oid}\nsize {self.size}\n"
+            entry["oid"] = git_sha1(pointer.encode())
+            entry["lfs"] = {"oid": self.oid, "size": self.size, "pointerSize": len(pointer)}
+        return entry
+
 
 @dataclass
 class Commit:
@@ -47,7 +56,10 @@ class Commit:
 
 @dataclass
 class Discussion:
-    """A discussion, or a pull request if `base`, the commit that it starts from, is given."""
+    """A discussion, or a pull request if `base`, the commit that it starts from, is given.
+
+    Its status is "draft" (a pull request without a commit of its own), "open", "closed" or "merged".
+    """
 
     num: int
     title: str
@@ -57,6 +69,10 @@ class Discussion:
     status: str = "open"
     merge_commit: str | None = None
     events: list[dict] = field(default_factory=list)
+
+    @property
+    def is_open(self):
+        return self.status in ("draft", "open")
 
 
 @dataclass
@@ -92,7 +108,7 @@ class Repository:
         revision = revision.removeprefix("refs/heads/")
         if revision in self.branches:
             return self.branches, revision
-        if revision in self.pull_requests and self.discussion(revision.split("/")[-1]).status == "open":
+        if revision in self.pull_requests and self.discussion(revision.split("/")[-1]).is_open:
             return self.pull_requests, revision
         self.resolve(revision)  # unknown: 404
         raise HubError(
@@ -121,9 +137,9 @@ class Repository:
         refs[ref] = oid
         return self.commits[oid]
 
-    def open_discussion(self, author, title, description, base=None):
+    def open_discussion(self, author, title, description, base="", status="open"):
         num = len(self.discussions) + 1
-        discussion = Discussion(num, title, author, now(), base or "")
+        discussion = Discussion(num, title, author, now(), base, status)
         self.discussions.append(discussion)
         if base:
             self.pull_requests[f"refs/pr/{num}"] = base
@@ -144,7 +160,9 @@ class Repository:
 
     def merge(self, discussion, author):
         if not discussion.base or discussion.status != "open":
-            raise HubError(409, f"Discussion {discussion.num} is no open pull request")
+            raise HubError(
+                409, f"Discussion {discussion.num} is no open pull request, but {discussion.status}"
+            )
         if conflicts := self.conflicts_of(discussion):
             raise HubError(409, f"The pull request conflicts with main in {', '.join(conflicts)}")
         base, theirs = self.commits[discussion.base].files, self.resolve(f"refs/pr/{discussion.num}")

@@ -20,6 +20,7 @@ connection was closed), how many bytes of its body were received, and the user. 
 import argparse
 import base64
 import contextlib
+import hashlib
 import json
 
 from hub_connection import FaultyServer, route
@@ -45,9 +46,9 @@ class Endpoints(Contents):
             self.hub.create(repo_type, name, bool(private), wanted.get("sdk"))
             self.hub.save()
         content = {"url": self.address(repo_type, name), "id": name, "name": name}
-        return (
-            (409, {**content, "error": "You already created this repository"}) if exists else (200, content)
-        )
+        if exists:
+            return 409, {**content, "error": f"You already created this {repo_type} repo: {name}"}
+        return 200, content
 
     @route("DELETE", "/api/repos/delete")
     def delete_repository(self):
@@ -65,14 +66,10 @@ class Endpoints(Contents):
     def validate_yaml(self):
         wanted = self.json()
         problems = list(check_card(wanted["content"], wanted.get("repoType", "model")))
-        empty = not front_matter(wanted["content"])
-        warnings = (
-            [{"message": "empty or missing yaml metadata in repo card"}] if empty and not problems else []
-        )
-        return (400 if problems else 200), {
-            "errors": [{"message": text} for text in problems],
-            "warnings": warnings,
-        }
+        warnings = [] if front_matter(wanted["content"]) else ["empty or missing yaml metadata in repo card"]
+        messages = {"errors": problems, "warnings": warnings}
+        content = {key: [{"message": text} for text in texts] for key, texts in messages.items()}
+        return (400 if problems else 200), content
 
     # Uploading
 
@@ -103,10 +100,9 @@ class Endpoints(Contents):
 
     @route("PUT", "/__lfs__/(?P<oid>[0-9a-f]{64})")
     def put_object(self, oid):
-        file = self.hub.store(self.body, lfs=True)
-        if file.oid != oid:
-            del self.hub.objects[file.oid]
-            raise HubError(400, f"The content has the SHA-256 {file.oid}, not {oid}")
+        if (sha256 := hashlib.sha256(self.body).hexdigest()) != oid:
+            raise HubError(400, f"The content has the SHA-256 {sha256}, not {oid}")
+        self.hub.store(self.body, lfs=True)
         self.hub.save()
         return 200, b"", {"ETag": f'"{oid}"'}
 
@@ -122,10 +118,7 @@ class Endpoints(Contents):
         else:
             self.must_commit(repository, revision)
         if header.get("parentCommit") not in (None, base.oid):
-            raise HubError(
-                412,
-                f"{revision} is now at {base.oid}, not at {header['parentCommit']}: look again, then commit",
-            )
+            raise HubError(412, f"{revision} is at {base.oid} by now, not at {header['parentCommit']}")
         files = self.changed_files(repository, base, operations)
         title, message = header["summary"], header.get("description", "")
         if wants_pull_request:
@@ -155,10 +148,8 @@ class Endpoints(Contents):
         for operation in operations:
             value = operation["value"]
             if operation["key"] == "file":
-                text = value["content"]
-                value["content"] = (
-                    base64.b64decode(text) if value.get("encoding") == "base64" else text.encode()
-                )
+                decode = base64.b64decode if value.get("encoding") == "base64" else str.encode
+                value["content"] = decode(value["content"])
         files = self.hub.apply(base.files, operations)
         for operation in operations:
             path, content = operation["value"]["path"], operation["value"].get("content")
@@ -215,7 +206,7 @@ class Endpoints(Contents):
             self.discussion_of(repository, discussion)
             for discussion in reversed(repository.discussions)
             if bool(discussion.base) in kinds
-            and (status == "all" or (discussion.status == "open") == (status == "open"))
+            and (status == "all" or discussion.is_open == (status == "open"))
             and self.query.get("author", discussion.author) == discussion.author
         ]
         start = int(self.query.get("p", 0)) * PAGE
@@ -237,9 +228,11 @@ class Endpoints(Contents):
         repository = self.find(kind, name)
         self.must_log_in()
         wanted = self.json()
-        base = repository.resolve("main").oid if wanted.get("pullRequest") else None
+        base, status = (
+            (repository.resolve("main").oid, "draft") if wanted.get("pullRequest") else ("", "open")
+        )
         discussion = repository.open_discussion(
-            self.user, wanted["title"], wanted.get("description", ""), base
+            self.user, wanted["title"], wanted.get("description", ""), base, status
         )
         self.hub.save()
         return 200, {"num": discussion.num, "pullRequest": bool(base)}
@@ -250,8 +243,8 @@ class Endpoints(Contents):
         discussion = repository.discussion(num)
         details = {**self.discussion_of(repository, discussion), "events": discussion.events}
         if discussion.base:
-            is_open = discussion.status == "open"
-            details["filesWithConflicts"] = repository.conflicts_of(discussion) if is_open else []
+            conflicts = repository.conflicts_of(discussion) if discussion.is_open else []
+            details["filesWithConflicts"] = conflicts
             details["changes"] = {"base": "refs/heads/main", "mergeCommitId": discussion.merge_commit}
         return 200, details
 
