@@ -1,9 +1,8 @@
-"""The metrics as `evaluate` modules, from the folders that a wheel carries and a Space is made of."""
+"""The metrics as `evaluate` modules, from the folders that a wheel carries."""
 
 import ast
 import re
 import sys
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +14,6 @@ from huggingface_hub import RepoCard
 
 from rmcl_hub.evaluation import metrics
 
-ROOT = Path(__file__).parents[2]
 FOLDER = Path(str(files("rmcl_hub.evaluation")))
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/README.md"))
 
@@ -114,10 +112,6 @@ class TestEveryMetric:
         assert all(f"**{field}**" in card.text for field in inputs)
         headings = ["How to use", "Inputs", "Output values", "Limitations and bias", "Citation"]
         assert [heading for heading in headings if f"# {heading}\n" not in card.text] == []
-
-    def test_a_space_installs_this_package(self, name):
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
-        assert (FOLDER / name / "requirements.txt").read_text() == f"{project}\n"
 
     def test_without_this_package_the_loader_says_what_to_install(self, load, monkeypatch, name):
         monkeypatch.setitem(sys.modules, "rmcl_hub", None)
