@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
     ViltProcessor,
 )
@@ -16,6 +17,7 @@ from .configuration_rmcl import RMCLViltConfig
 from .modeling_rmcl_vilt import RMCLViltModel
 from .modeling_rmcl_vilt_heads import (
     RMCLViltForImageAndTextRetrieval,
+    RMCLViltForImageAndTextRetrievalOutput,
     RMCLViltForImagesAndTextClassification,
     RMCLViltForMaskedLM,
     RMCLViltForQuestionAnswering,
@@ -25,6 +27,7 @@ from .modeling_rmcl_vilt_pretraining import RMCLViltForPreTraining, RMCLViltForP
 __all__ = [
     "RMCLViltConfig",
     "RMCLViltForImageAndTextRetrieval",
+    "RMCLViltForImageAndTextRetrievalOutput",
     "RMCLViltForImagesAndTextClassification",
     "RMCLViltForMaskedLM",
     "RMCLViltForPreTraining",
@@ -43,6 +46,7 @@ for _auto_class, _model_class in (
     (AutoModelForVisualQuestionAnswering, RMCLViltForQuestionAnswering),
     (AutoModelForSequenceClassification, RMCLViltForImagesAndTextClassification),
     (AutoModelForNextSentencePrediction, RMCLViltForImageAndTextRetrieval),
+    (AutoModelForZeroShotImageClassification, RMCLViltForImageAndTextRetrieval),
 ):
     _auto_class.register(RMCLViltConfig, _model_class, exist_ok=True)
     _model_class.register_for_auto_class(_auto_class.__name__)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import transformers
 from transformers import ViltConfig
 
 
@@ -71,6 +72,9 @@ class RMCLViltConfig(ViltConfig):
         self.wpa_weight = wpa_weight
         self.cls_token_id = cls_token_id
         kwargs.pop("model_type", None)  # a stock checkpoint says "vilt"
+        # Transformers 4 has the pipeline itself, and would ask to trust the one in the folder instead.
+        if "VisualQuestionAnsweringPipeline" in dir(transformers):
+            kwargs.pop("custom_pipelines", None)
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .modeling_rmcl_vilt_heads import RMCLViltForQuestionAnswering as RMCLViltForQuestionAnswering
     from .modeling_rmcl_vilt_pretraining import RMCLViltForPreTraining as RMCLViltForPreTraining
     from .projectors import build_projector as build_projector
+    from .vqa_pipeline import VisualQuestionAnsweringPipeline as VisualQuestionAnsweringPipeline
     from .word_patch_alignment import word_patch_alignment_loss as word_patch_alignment_loss
 
 try:  # Transformers 5 builds models on the meta device; its functions skip what the checkpoint has filled.
@@ -36,6 +37,8 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_rmcl_vilt_heads.RMCLViltForImagesAndTextClassification",
     # Transformers has no auto class for retrieval; "does the second input belong to the first" is closest.
     "AutoModelForNextSentencePrediction": "modeling_rmcl_vilt_heads.RMCLViltForImageAndTextRetrieval",
+    # What the pipeline "zero-shot-image-classification" loads.
+    "AutoModelForZeroShotImageClassification": "modeling_rmcl_vilt_heads.RMCLViltForImageAndTextRetrieval",
 }
 
 
@@ -54,6 +57,7 @@ class RMCLViltPreTrainedModel(PreTrainedModel):
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__(config)
         config.auto_map = dict(AUTO_MAP)
+        vars(config).pop("custom_pipelines", None)  # of another head
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -123,10 +127,10 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         Raises:
             ValueError: If inputs are missing or do not fit, or if fused attention is asked for its weights.
         """
-        text, text_mask = self._embed_text(input_ids, attention_mask, token_type_ids, inputs_embeds)
-        image, image_mask = self._embed_image(pixel_values, pixel_mask, image_embeds, image_token_type_idx)
-        if len(text) != len(image):
-            raise ValueError(f"Each text needs one image, got {len(text)} texts and {len(image)} images.")
+        tokens, mask = self._join(
+            *self._embed_text(input_ids, attention_mask, token_type_ids, inputs_embeds),
+            *self._embed_image(pixel_values, pixel_mask, image_embeds, image_token_type_idx),
+        )
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_attentions and self.config._attn_implementation != "eager":
@@ -137,10 +141,7 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         encoded = self.encoder(
-            torch.cat([text, image], dim=1),
-            torch.cat([text_mask, image_mask], dim=1),
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
+            tokens, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
         states = self.layernorm(encoded.last_hidden_state)
         return BaseModelOutputWithPooling(
@@ -162,9 +163,11 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
         image_token_type_idx: int | Tensor | None = None,
     ) -> Tensor:
         """Joint representation `(batch, hidden)` of pairs (thesis Eq. 2.6): the pooler output, cheaper."""
-        text, text_mask = self._embed_text(input_ids, attention_mask, token_type_ids, inputs_embeds)
-        image, image_mask = self._embed_image(pixel_values, pixel_mask, image_embeds, image_token_type_idx)
-        return self._pool(torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1))
+        tokens, mask = self._join(
+            *self._embed_text(input_ids, attention_mask, token_type_ids, inputs_embeds),
+            *self._embed_image(pixel_values, pixel_mask, image_embeds, image_token_type_idx),
+        )
+        return self._pool(tokens, mask)
 
     def text_representation(
         self,
@@ -195,7 +198,14 @@ class RMCLViltModel(RMCLViltPreTrainedModel):
             )
         cls = torch.full((len(image), 1), self.config.cls_token_id, device=image.device)
         text, text_mask = self._embed_text(cls, None, None, None)
-        return self._pool(torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1))
+        return self._pool(*self._join(text, text_mask, image, image_mask))
+
+    def _join(
+        self, text: Tensor, text_mask: Tensor, image: Tensor, image_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if len(text) != len(image):
+            raise ValueError(f"Each text needs one image, got {len(text)} texts and {len(image)} images.")
+        return torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1)
 
     def _pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
         encoded = self.encoder(tokens, mask, first_token_only=True)

@@ -1,5 +1,6 @@
 """Heads on the ViLT encoder for masked language modelling and the downstream tasks (thesis section 4)."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # see modeling_rmcl_vilt
     from .projectors import build_projector as build_projector
     from .vilt_embeddings import ViltEmbeddings as ViltEmbeddings
     from .vilt_encoder import ViltEncoder as ViltEncoder
+    from .vqa_pipeline import VisualQuestionAnsweringPipeline as VisualQuestionAnsweringPipeline
     from .word_patch_alignment import word_patch_alignment_loss as word_patch_alignment_loss
 
 try:  # see modeling_rmcl_vilt
@@ -79,6 +81,12 @@ class RMCLViltForQuestionAnswering(RMCLViltJointHead):
         super().__init__(config)
         self.vilt = RMCLViltModel(config)
         self.classifier = _two_layer_classifier(config.hidden_size, 2 * config.hidden_size, config.num_labels)
+        config.custom_pipelines = {  # their code lies in the saved folder
+            "visual-question-answering": {
+                "impl": "vqa_pipeline.VisualQuestionAnsweringPipeline",
+                "pt": ["AutoModelForVisualQuestionAnswering"],
+            }
+        }
         self.post_init()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -138,14 +146,71 @@ class RMCLViltForImagesAndTextClassification(RMCLViltJointHead):
         return F.cross_entropy(logits, labels)
 
 
+@dataclass
+class RMCLViltForImageAndTextRetrievalOutput(SequenceClassifierOutput):
+    """Scores of pairs.
+
+    Args:
+        logits_per_image: `(1, texts)`, the scores of the candidate texts of a single image, else None.
+    """
+
+    logits_per_image: Tensor | None = None
+
+
 class RMCLViltForImageAndTextRetrieval(RMCLViltJointHead):
-    """Score of a pair, `logits` `(batch, 1)`: higher means the text describes the image."""
+    """Score of a pair, `logits` `(batch, 1)`: higher means the text describes the image.
+
+    A single image may come with several candidate texts. `pipeline("zero-shot-image-classification", ...)`
+    ranks them so, by the softmax that the head is trained with (`hypothesis_template="{}"` for whole
+    sentences; one image at a time, `batch_size=1`).
+    """
 
     def __init__(self, config: RMCLViltConfig) -> None:
         super().__init__(config)
         self.vilt = RMCLViltModel(config)
         self.rank_output = nn.Linear(config.hidden_size, 1)
         self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> RMCLViltForImageAndTextRetrievalOutput:
+        """Scores, and the loss when `labels` are given; inputs as in `RMCLViltModel`, labels as in `loss`."""
+        joint = self.joint_representation(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            pixel_mask=pixel_mask,
+            inputs_embeds=inputs_embeds,
+            image_embeds=image_embeds,
+        )
+        logits = self.logits_from_joint(joint)
+        images = cast(Tensor, image_embeds if pixel_values is None else pixel_values)
+        return RMCLViltForImageAndTextRetrievalOutput(
+            loss=None if labels is None else self.loss(logits, labels),
+            logits=logits,
+            logits_per_image=logits.T if len(images) == 1 else None,
+        )
+
+    def joint_representation(self, **inputs: Any) -> Tensor:
+        """What the head reads, `(batch, hidden)`; a single image is paired with each of several texts."""
+        words = inputs.get("input_ids") if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+        pixels = inputs.get("pixel_values")
+        if words is not None and pixels is not None and len(pixels) == 1 < len(words):
+            tokens, mask = self.embed_image(pixels, inputs.get("pixel_mask"))  # once
+            inputs["image_embeds"] = tokens.expand(len(words), -1, -1)
+            inputs["pixel_mask"] = mask.expand(len(words), -1)
+            inputs["pixel_values"] = None
+        return super().joint_representation(**inputs)
 
     def logits_from_joint(self, joint: Tensor) -> Tensor:
         """Scores `(batch, 1)` of joint representations `(batch, hidden)`."""

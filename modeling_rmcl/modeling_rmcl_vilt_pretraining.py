@@ -19,6 +19,7 @@ from .word_patch_alignment import inner_word_mask, word_patch_alignment_loss
 if TYPE_CHECKING:  # see modeling_rmcl_vilt
     from .vilt_embeddings import ViltEmbeddings as ViltEmbeddings
     from .vilt_encoder import ViltEncoder as ViltEncoder
+    from .vqa_pipeline import VisualQuestionAnsweringPipeline as VisualQuestionAnsweringPipeline
 
 try:  # see modeling_rmcl_vilt
     from transformers import initialization as init

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import ViltImageProcessor, ViltProcessor
 
 VOCAB_SIZE = 60  # all below the toy vocabulary's size
 
@@ -52,3 +53,10 @@ def randomised():
 def nlvr2_config(tiny_config):
     tiny_config.num_images, tiny_config.modality_type_vocab_size = 2, 3
     return tiny_config
+
+
+@pytest.fixture
+def tiny_processor(tiny_tokenizer):
+    """Images of 32 pixels and more, in patches of 16."""
+    image_processor = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
+    return ViltProcessor(image_processor=image_processor, tokenizer=tiny_tokenizer)

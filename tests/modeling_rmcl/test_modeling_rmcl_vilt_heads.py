@@ -124,3 +124,19 @@ def test_retrieval_starts_from_the_true_pair_logit(tiny_config, mixed_batch, ran
     model.copy_itm_head(pretrained.itm_score)
     expected = pretrained.logits_from_joint(pretrained.joint_representation(**mixed_batch))[:, 1:]
     assert_close(model(**mixed_batch).logits, expected)
+
+
+def test_one_image_is_paired_with_every_text(tiny_config, mixed_batch, randomised):
+    model = randomised(RMCLViltForImageAndTextRetrieval(tiny_config))
+    assert model(**mixed_batch).logits_per_image is None
+    names = ("pixel_values", "pixel_mask")
+    one = {**mixed_batch, **{name: mixed_batch[name][1:2] for name in names}}
+    pairs = {**mixed_batch, **{name: mixed_batch[name][1:2].repeat_interleave(3, dim=0) for name in names}}
+    output = model(**one, labels=torch.tensor([1]))
+    expected = model(**pairs, labels=torch.tensor([1]))
+    assert_close(output.logits, expected.logits)
+    assert_close(output.logits_per_image, expected.logits.T)
+    assert_close(output.loss, expected.loss)
+    two = {**mixed_batch, **{name: mixed_batch[name][:2] for name in names}}
+    with pytest.raises(ValueError, match="got 3 texts and 2 images"):
+        model(**two)

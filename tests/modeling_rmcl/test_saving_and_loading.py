@@ -16,8 +16,8 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
-    ViltImageProcessor,
     ViltProcessor,
 )
 
@@ -38,6 +38,7 @@ AUTO_CLASSES = [
     (AutoModelForVisualQuestionAnswering, RMCLViltForQuestionAnswering),
     (AutoModelForSequenceClassification, RMCLViltForImagesAndTextClassification),
     (AutoModelForNextSentencePrediction, RMCLViltForImageAndTextRetrieval),
+    (AutoModelForZeroShotImageClassification, RMCLViltForImageAndTextRetrieval),
 ]
 
 
@@ -64,10 +65,9 @@ def test_round_trip_through_the_auto_class(auto_class, model_class, nlvr2_config
     assert type(AutoConfig.from_pretrained(tmp_path)) is RMCLViltConfig
 
 
-def test_processor_round_trip(tiny_config, tiny_tokenizer, tmp_path):
-    image_processor = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
+def test_processor_round_trip(tiny_config, tiny_processor, tmp_path):
     RMCLViltModel(tiny_config).save_pretrained(tmp_path)
-    ViltProcessor(image_processor=image_processor, tokenizer=tiny_tokenizer).save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
     assert type(processor) is ViltProcessor
     images = [torch.zeros(3, 32, 64, dtype=torch.uint8), torch.zeros(3, 48, 32, dtype=torch.uint8)]
