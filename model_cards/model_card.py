@@ -1,185 +1,231 @@
-"""A Hugging Face model card written from `results.json` and nothing else."""
+"""A Hugging Face model card rendered from measured files and nothing else, and the check that it still is."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from rmcl_hub.evaluation.compare import MEASURES, RETENTION, measure_names
-from rmcl_hub.evaluation.outcomes import OVERALL, AttackNumbers, Rate
-from rmcl_hub.evaluation.results import (
-    Comparison,
-    Difference,
-    ModelEntry,
-    Results,
-    check_fields,
-    write_atomically,
+from rmcl_hub.evaluation.pictures import PERTURBATION_GAIN
+from rmcl_hub.evaluation.protocol_data import EMBEDDED
+from rmcl_hub.evaluation.results import write_atomically
+from rmcl_hub.evaluation.robustness_report import STATUSES
+
+from .card_pictures import attacked_pairs
+from .card_sections import (
+    audited_tables,
+    data_lines,
+    experiment,
+    makers,
+    markdown,
+    retrieval_tables,
+    training_attacks,
 )
+from .card_sources import (
+    SOURCES_FILE,
+    CardSources,
+    collect_sources,
+    recorded_sources,
+    written_files,
+)
+from .hub_results import EVAL_RESULTS_FILE, eval_results_yaml, model_index
+from .model_heads import Head, digest_as, head_of
 
 CARD_FILE = "README.md"  # the name under which the Hub shows it
-TEMPLATE = "rmcl_vilt.md"
-DATASET = "openpairs"
+TEMPLATE = "model_card.md"
+TAGS = ["rmcl", "vilt", "adversarial-robustness", "contrastive-learning", "vision-and-language"]
 
 
 def write_card(
-    results: Results, folder: str | Path, *, model: str = "rmcl", repo_id: str | None = None
+    folder: str | Path,
+    *,
+    results: str | Path | None = None,
+    model: str = "rmcl",
+    evaluations: Sequence[str | Path] = (),
+    control: str | Path | None = None,
+    retrievals: Sequence[str | Path] = (),
+    repo_id: str | None = None,
 ) -> Path:
-    """Write the model card of one of the compared models into its folder, whole or not at all.
+    """Write the card of a saved model into its folder, with the files that its numbers come from.
+
+    Beside `README.md` these are `results/` (the measurements, and `sources.json`, which says what was taken
+    from where), `assets/` (attacked pictures) and `.eval_results/`. Without measurements the card is rendered
+    again from those that the folder's `results/sources.json` names.
 
     Args:
-        results: As in `results.json`.
         folder: The model's folder.
-        model: Key of the model in `results["models"]`.
-        repo_id: What readers load: a Hub id; the folder's name without one.
+        results: The `results.json` of an experiment, or its folder.
+        model: Which of its models this is, a key of `models`.
+        evaluations: Folders of `rmcl-hub evaluate` on this model.
+        control: Folder of the same evaluation of the control.
+        retrievals: Folders of `rmcl-hub retrieve` on this model.
+        repo_id: What readers load: a Hub id; without one as before, or the folder's name.
+
+    Returns:
+        The path of the card.
 
     Raises:
-        ValueError: If a number that the card needs is missing; the message names it.
+        FileNotFoundError: If the folder holds no model, or a file of measurements is not there.
+        ValueError: If a number that the card needs is missing, or measurements are of another model; the
+            message names it.
         OSError: If the folder cannot be written.
     """
-    card = render_card(results, model=model, repo_id=repo_id or Path(folder).name)
-    return write_atomically(Path(folder) / CARD_FILE, str(card))
+    folder = Path(folder)
+    head = head_of(folder)
+    given = {
+        "results": [results] if results else [],
+        "evaluation": evaluations,
+        "control": [control] if control else [],
+        "retrieval": retrievals,
+    }
+    if any(given.values()):
+        sources = collect_sources(given, model=model, repo_id=repo_id or folder.resolve().name)
+    else:
+        former = recorded_sources(folder)
+        sources = CardSources(repo_id or former.repo_id, former.model, former.files)
+    _check_digests(folder, sources)
+    rendered = render_card(sources, head)
+    for path in set(written_files(folder)) - set(rendered):
+        (folder / path).unlink(missing_ok=True)
+    card = rendered.pop(CARD_FILE)
+    for path, content in rendered.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return write_atomically(folder / CARD_FILE, card.decode())
 
 
-def render_card(results: Results, *, model: str, repo_id: str) -> ModelCard:
-    """Fill the template; see `write_card`.
+def check_card(folder: str | Path) -> None:
+    """Hold a card against its measurements: every number, table row, picture and machine-readable result.
+
+    Sentences without a digit may be added or changed by hand.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model, no card, or no record of its measurements.
+        ValueError: If a measurement is gone, has changed or is of another model, or the card says something
+            else; the message names it.
+    """
+    folder = Path(folder)
+    head = head_of(folder)
+    if not (folder / CARD_FILE).is_file():
+        raise FileNotFoundError(f"{folder} has no {CARD_FILE}; write it with `rmcl-hub card`.")
+    sources = recorded_sources(folder)
+    _check_digests(folder, sources)
+    remedy = "measure it, or render the card again with `rmcl-hub card`."
+    rendered = render_card(sources, head)
+    for path, content in rendered.items():
+        if path == CARD_FILE:
+            _check_lines((folder / path).read_text(encoding="utf-8"), content.decode(), remedy)
+        elif not (folder / path).is_file() or (folder / path).read_bytes() != content:
+            raise ValueError(f"{path} is not what the results files say; {remedy}")
+
+
+def render_card(sources: CardSources, head: Head) -> dict[str, bytes]:
+    """Everything that belongs to a card: path in the repository to content.
 
     Raises:
         ValueError: If a number that the card needs is missing; the message names it.
     """
-    check_fields(results)
-    if model not in results["models"]:
-        raise ValueError(
-            f"there is no model {model!r} in the results; they hold {', '.join(results['models'])}."
-        )
-    entry = results["models"][model]
-    comparisons = [row for row in results["comparisons"] if row["treated"] == model]
-    metadata = ModelCardData(
+    body = _body(sources, head)
+    card = ModelCard(f"---\n{_metadata(sources, head).to_yaml()}\n---\n\n{body}")
+    rendered = {CARD_FILE: str(card).encode()}
+    for pair in attacked_pairs(sources):
+        rendered |= pair.contents
+    entries = eval_results_yaml(sources)
+    if entries is not None:
+        rendered[EVAL_RESULTS_FILE] = entries.encode()
+    derived = [path for path in rendered if path != CARD_FILE]
+    rendered |= {file.name: file.data for file in sources.files}
+    return {**rendered, SOURCES_FILE: sources.to_json(derived).encode()}
+
+
+def _check_digests(folder: Path, sources: CardSources) -> None:
+    """Refuse measurements of another model."""
+    digests: dict[str, str] = {}
+    for file in sources.of("evaluation", "retrieval"):
+        measured = file.get("model")
+        name = measured["class"]
+        if name not in digests:
+            digests[name] = digest_as(folder, name)
+        if measured["digest"] != digests[name]:
+            raise ValueError(
+                f"{file.name} is about another model: its parameters have the digest {measured['digest']}, "
+                f"those of {folder.name} as {name} have {digests[name]}; measure this model."
+            )
+
+
+def _metadata(sources: CardSources, head: Head) -> ModelCardData:
+    return ModelCardData(
         language="en",
         license="apache-2.0",
         library_name="transformers",
-        pipeline_tag="feature-extraction",
-        tags=["rmcl", "vilt", "adversarial-robustness", "contrastive-learning", "vision-and-language"],
-        model_name=entry["name"],
-        eval_results=list(_eval_results(entry)),
+        pipeline_tag=head.pipeline_tag,
+        tags=TAGS,
+        model_name=_title(sources),
+        eval_results=model_index(sources) or None,
     )
+
+
+def _title(sources: CardSources) -> str:
+    return sources.repo_id.split("/")[-1]
+
+
+def _body(sources: CardSources, head: Head) -> str:
+    audited, compared = list(audited_tables(sources)), experiment(sources)
+    corpora = {file.get("protocol", "corpus") for file in sources.of("evaluation", "retrieval")}
     template = files("rmcl_hub.model_cards").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    # Markdown, not HTML: the texts are the project's own, and the Hub sanitises what it shows.
+    # Markdown, not HTML; what is not the project's own text goes through the filter `md`.
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["md"] = markdown
     body = environment.from_string(template).render(
-        model_name=entry["name"],
-        description=entry["description"],
-        repo_id=repo_id,
-        summary=results["summary"],
-        models=results["models"].values(),
-        seeds=results["seeds"],
-        tables=list(_tables(results, comparisons)),
-        verdicts=[row["verdict"] for row in comparisons],
-        retrieval=list(_retrieval_rows(entry)),
-        threat_models=results["threat_models"],
-        data=[
-            f"{part}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
-            for part, counts in results["data"].items()
-        ],
-        notes=results["notes"],
-        versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
-        revision={name: _require(results["revision"], name, f"revision.{name}") for name in ("git", "data")},
-        config=json.dumps(results["config"], indent=2),
+        title=_title(sources),
+        repo_id=sources.repo_id,
+        head=head,
+        audited=audited,
+        experiment=compared,
+        retrieval=list(retrieval_tables(sources)),
+        config=json.dumps(compared["config"], indent=2) if compared else "",
+        training_attacks=training_attacks(sources),
+        statuses=list(STATUSES),
+        threat_models=list(_threat_models(audited, compared)),
+        data_lines=list(data_lines(sources)),
+        on_openpairs=compared is not None or EMBEDDED in corpora,
+        makers=list(makers(sources)),
+        files=sources.files,
+        pairs=attacked_pairs(sources),
+        gain=PERTURBATION_GAIN,
     )
-    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
+    return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 
 
-def _require(mapping: Any, key: str, path: str) -> Any:
-    if mapping.get(key) is None:
-        raise ValueError(
-            f"the model card needs {path}, which the results lack; run that part of the evaluation first."
-        )
-    return mapping[key]
+def _threat_models(
+    audited: list[dict[str, Any]], compared: dict[str, Any] | None
+) -> Iterator[dict[str, str]]:
+    shown = {
+        threat["name"]: {key: threat[key] for key in ("name", "sentence", "digest")}
+        for table in audited
+        for threat in table["threats"]
+    }
+    yield from shown.values()
+    for name, sentence in (compared["threat_models"] if compared else {}).items():
+        yield {"name": name, "sentence": sentence, "digest": ""}
 
 
-def _numbers(entry: ModelEntry, row: Comparison) -> AttackNumbers:
-    attacks: Any = entry
-    path = [RETENTION] if row["task"] == RETENTION else ["tasks", row["task"], row["protocol"]]
-    for key in [*path, row["attack"], OVERALL]:
-        attacks = _require(
-            attacks, key, f"models.{entry['name']}.{'.'.join([*path, row['attack'], OVERALL])}"
-        )
-    return attacks
+def _check_lines(card: str, rendered: str, remedy: str) -> None:
+    """Both must have the same lines with numbers, in the same order."""
+    here, expected = _lines_with_numbers(card), _lines_with_numbers(rendered)
+    for kind, i, j, k, end in SequenceMatcher(None, here, expected, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        if i == j:
+            raise ValueError(f"{CARD_FILE} lacks {expected[k]!r}, which the results files say; {remedy}")
+        instead = f", but {expected[k]!r}" if k < end else ""
+        raise ValueError(f"{CARD_FILE} says {here[i]!r}, which no results file says{instead}; {remedy}")
 
 
-def _tables(results: Results, comparisons: list[Comparison]) -> Iterator[dict[str, Any]]:
-    groups: dict[tuple[str, str], list[Comparison]] = {}
-    for row in comparisons:
-        groups.setdefault((row["task"], row["protocol"]), []).append(row)
-    for place, rows in groups.items():
-        control, treated = (
-            _require(results["models"], rows[0][side], f"models.{rows[0][side]}")
-            for side in ("control", "treated")
-        )
-        yield {
-            "heading": ", ".join(filter(None, place)),
-            "control": control["name"],
-            "treated": treated["name"],
-            "rows": [
-                {
-                    "attack": "none" if field == "clean_accuracy" else row["attack"],
-                    "measure": measure,
-                    "control": _rate(_require(_numbers(control, row), field, f"{row['attack']}.{field}")),
-                    "treated": _rate(_require(_numbers(treated, row), field, f"{row['attack']}.{field}")),
-                    "difference": _points(row["differences"][field]),
-                }
-                for row in rows
-                for field, measure in measure_names(row["task"]).items()
-                if field != "clean_accuracy" or row is rows[0]  # the same under every attack
-            ],
-        }
-
-
-def _retrieval_rows(entry: ModelEntry) -> Iterator[dict[str, Any]]:
-    for gallery, numbers in entry.get("retrieval", {}).items():
-        for direction in ("text_to_image", "image_to_text"):
-            for k, recall in numbers[direction]["recall"].items():
-                yield {
-                    "gallery": f"{gallery}, {direction.replace('_', ' ')}",
-                    "size": numbers[direction]["gallery_size"],
-                    "k": k,
-                    "recall": _rate(recall),
-                    "chance": f"{100 * recall['chance']:.1f}",
-                }
-
-
-def _eval_results(entry: ModelEntry) -> Iterator[EvalResult]:
-    """What the Hub shows beside the card and leaderboards read: every overall figure that is defined."""
-    for task, protocols in entry["tasks"].items():
-        for protocol, attacks in protocols.items():
-            for attack, strata in attacks.items():
-                for field, measure in MEASURES.items():
-                    rate = _require(strata[OVERALL], field, f"{task}.{protocol}.{attack}.{field}")
-                    is_repeated = field == "clean_accuracy" and attack != next(iter(attacks))
-                    if rate["value"] is None or is_repeated:
-                        continue
-                    yield EvalResult(
-                        task_type="visual-question-answering",
-                        dataset_type=DATASET,
-                        dataset_name=f"{DATASET}, {task}, {protocol}",
-                        dataset_split="test",
-                        metric_type=field,
-                        metric_name=measure if field == "clean_accuracy" else f"{measure} ({attack})",
-                        metric_value=round(rate["value"], 4),
-                    )
-
-
-def _rate(rate: Rate) -> str:
-    if rate["value"] is None:
-        return "n/a"
-    return f"{100 * rate['value']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-
-
-def _points(difference: Difference | None) -> str:
-    if difference is None:
-        return "n/a"
-    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+def _lines_with_numbers(card: str) -> list[str]:
+    return [line.strip() for line in card.splitlines() if re.search(r"\d", line)]

@@ -66,7 +66,7 @@ def _write_up(recipe: ExperimentRecipe, folder: Path) -> str:
         model,
         ignore=shutil.ignore_patterns("checkpoint-*"),
     )
-    write_card(results, model)
+    write_card(model, results=folder)
     logger.info("Report: %s, model: %s", folder / "report.html", model)
     verdicts = [row["verdict"] for row in results["comparisons"]]
     return "\n".join([result_table(results), "", *results["summary"], *verdicts])
