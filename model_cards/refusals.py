@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
-from yaml import YAMLError
 
 from .leaked_text import find_local_paths, find_secrets
 from .pickles import find_pickles
-from .staged_repository import MANIFEST, StagedRepository, describe_file, files_of
+from .staged_repository import CARD, MANIFEST, StagedRepository, describe_file, files_of
 
-CARD = "README.md"
 # https://huggingface.co/docs/hub/storage-limits
 MAX_FILE = 50 * 10**9  # bytes
 MAX_FILES_OF_FOLDER = 10_000
@@ -34,6 +32,7 @@ class RefusedError(ValueError):
 def check(
     staged: StagedRepository,
     *,
+    private: bool = False,
     places: Sequence[Path] = (),
     secrets: Sequence[str] = (),
     progress: bool = False,
@@ -42,6 +41,7 @@ def check(
 
     Args:
         staged: The repository.
+        private: Whether only its owner will see it; some data may be kept on the Hub, but not published.
         places: Folders of this machine whose paths must not appear, such as the run's; the home folder, the
             folder for temporary files, and what lies below /home/<user> are always looked for.
         secrets: Strings that must not appear, such as the token in use; well-known forms are looked
@@ -51,6 +51,11 @@ def check(
     Raises:
         RefusedError: With all that was found.
     """
+    reason = staged.manifest["sources"].get("private_only")
+    if reason and not private:
+        raise RefusedError(
+            f"{staged.repo_type} {staged.name} may only be private: {reason} Push it with --private."
+        )
     problems = list(find_problems(staged, places=places, secrets=secrets, progress=progress))
     if problems:
         more = [f"and {len(problems) - MAX_SHOWN} more."] if len(problems) > MAX_SHOWN else []
@@ -100,16 +105,13 @@ def _limit_problems(staged: StagedRepository, paths: list[str]) -> Iterator[str]
 
 
 def _card_problems(staged: StagedRepository) -> Iterator[str]:
-    from huggingface_hub import metadata_load
-
-    card = staged.folder / CARD
-    if not card.is_file():
+    if not (staged.folder / CARD).is_file():
         yield f"{CARD}: is missing; every {staged.repo_type} needs a card (`rmcl-hub card` writes a model's)."
         return
     try:
-        metadata = metadata_load(card) or {}
-    except (OSError, ValueError, YAMLError) as error:
-        yield f"{CARD}: its front matter cannot be read ({error}); correct the YAML between the lines of ---."
+        metadata = staged.card_metadata
+    except ValueError as error:
+        yield f"{CARD}: {error}; correct what stands between the two lines of ---."
         return
     if not metadata.get("license"):
         yield f"{CARD}: names no licence; add `license:` to its front matter."

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from yaml import YAMLError
+
 from rmcl_hub.evaluation.results import write_atomically
 
+CARD = "README.md"
 MANIFEST = "hub-manifest.json"
 FORMAT = "rmcl-hub-manifest/1"
 RepoType = Literal["model", "dataset", "space"]
@@ -67,7 +70,7 @@ class StagedRepository:
             "sources": dict(sources or {}),
             "files": entries,
         }
-        write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+        write_atomically(folder / MANIFEST, manifest_text(content))
         return cls(name, repo_type, folder)
 
     @classmethod
@@ -92,6 +95,26 @@ class StagedRepository:
         return self.manifest["files"]
 
     @property
+    def licence(self) -> str | None:
+        """As the card says it."""
+        return self.card_metadata.get("license_name") or self.card_metadata.get("license")
+
+    @property
+    def card_metadata(self) -> dict[str, Any]:
+        """The YAML in front of the card; empty without one.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        from huggingface_hub import metadata_load
+
+        card = self.folder / CARD
+        try:
+            return (metadata_load(card) if card.is_file() else None) or {}
+        except YAMLError as error:
+            raise ValueError(f"the front matter is no YAML: {error}") from error
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands in the folder."""
         return json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
@@ -112,8 +135,13 @@ def check_name(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ValueError(
-            f"{name!r} can be no name on the Hub ({error}); rename it to letters, digits, '-', '_', '.'."
+            f"{name!r} can be no name on the Hub ({error}); take letters, digits, '-', '_' and '.'."
         ) from error
+
+
+def manifest_text(content: Mapping[str, Any]) -> str:
+    """A manifest as it is written: the same content gives the same bytes."""
+    return json.dumps(content, indent=1) + "\n"
 
 
 def files_of(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ COMMANDS = {
     ),
     "vqa-answers": ("rmcl_hub.evaluation.vqa_answer_file", "write a model's answers for VQA's server"),
     "data": ("rmcl_hub.datasets_scripts.data_command", "prepare corpora as shards, and check them"),
+    "push": ("rmcl_hub.model_cards.push", "publish models, data, metrics and results on the Hub"),
     "rescore": ("rmcl_hub.evaluation.rescore", "score stored adversarial examples again"),
 }
 
