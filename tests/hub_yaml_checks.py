@@ -82,8 +82,6 @@ def check_license(metadata):
     unknown = [name for name in (names if isinstance(names, list) else [names]) if name not in LICENSES]
     if unknown:
         return [f'"license" must be an identifier that the Hub knows, such as apache-2.0, not {unknown[0]!r}']
-    if names == "other" and "license_name" in metadata and "license_link" not in metadata:
-        return ['"license_link" must accompany "license_name"']
     return []
 
 

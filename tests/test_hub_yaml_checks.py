@@ -52,7 +52,6 @@ def broken_index(change):
         ("model", "license: [", "no valid YAML"),
         ("model", "- a", "must be a mapping, not list"),
         ("model", "license: my-own", "not 'my-own'"),
-        ("model", "license: other\nlicense_name: mine", "license_link"),
         ("model", "tags: {a: 1}", '"tags" must be'),
         ("model", "language: 3", '"language" must be'),
         ("model", "model-index: 1", "must be a list of models"),

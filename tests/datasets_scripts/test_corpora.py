@@ -1,13 +1,11 @@
 """One call loads a corpus from published files, from shards on disk and from the Hub, with the same rows."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import datasets
 import pytest
+from huggingface_hub import HfApi
 
 from rmcl_hub.datasets_scripts.corpora import CORPORA, corpus_class, load_corpus
 from rmcl_hub.datasets_scripts.schema import FEATURES
@@ -180,7 +178,7 @@ print(json.dumps([found, message]))
 """
 
 
-def test_the_pinned_commit_of_the_hub_wins(prepare_coco, loopback_hub, tmp_path):
+def test_the_pinned_commit_of_the_hub_wins(prepare_coco, loopback_hub, run_against_hub):
     """Three commits; the second has other rows under the same file names, and is `main`."""
     first, second = prepare_coco("first"), prepare_coco("second")
     manifest = json.loads((second / MANIFEST).read_text())
@@ -189,25 +187,15 @@ def test_the_pinned_commit_of_the_hub_wins(prepare_coco, loopback_hub, tmp_path)
     manifest["splits"]["train"]["shards"] = [{**shards[1], "file": shards[0]["file"]}]
     (second / MANIFEST).write_text(json.dumps(manifest))
     third = prepare_coco("third", shard_format="webdataset")
-    commits = {"a" * 40: first, "b" * 40: second, "c" * 40: third}
-    endpoint = loopback_hub("user/coco", commits, {"main": "b" * 40})
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+    api = HfApi(endpoint=loopback_hub.endpoint, token=loopback_hub.token("user"))
+    coco = {"repo_id": "user/coco", "repo_type": "dataset"}
+    api.create_repo(**coco)
+    api.create_branch(**coco, branch="tar")
+    commits = {
+        api.upload_folder(**coco, folder_path=folder, revision=branch, delete_patterns="*").oid: folder
+        for folder, branch in ((first, "main"), (second, "main"), (third, "tar"))
     }
-    shown = subprocess.run(
-        [sys.executable, "-c", READ_FROM_HUB, *commits],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert shown.returncode == 0, shown.stderr
-    found, message = json.loads(shown.stdout.splitlines()[-1])
+    found, message = json.loads(run_against_hub(READ_FROM_HUB, *commits).stdout.splitlines()[-1])
     for folder, (mapped, streamed, sizes) in zip(commits.values(), found, strict=True):
         rows = load_corpus(folder, "train", streaming=True)
         assert mapped == streamed == [row["image_id"] for row in rows]
