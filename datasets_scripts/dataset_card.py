@@ -1,8 +1,9 @@
-"""The card of a prepared corpus: splits for `datasets.load_dataset` and the Hub, counts for the reader."""
+"""Cards of a prepared corpus: splits for `datasets.load_dataset` and the Hub, counts for the reader."""
 
 import yaml
 
 from .official_builder import OfficialBuilder, SplitSize
+from .schema import image_columns
 from .shards import SUFFIXES, Manifest, SplitManifest
 
 
@@ -12,7 +13,8 @@ def dataset_card(corpus: type[OfficialBuilder], manifest: Manifest) -> str:
     head = {
         "pretty_name": corpus.__name__,
         "license": "other",
-        "license_name": "see-below",
+        "license_name": f"{manifest.corpus}-terms",
+        "license_link": corpus.homepage,
         "configs": [
             {
                 "config_name": "default",
@@ -22,20 +24,15 @@ def dataset_card(corpus: type[OfficialBuilder], manifest: Manifest) -> str:
             }
         ],
     }
-    rows = "\n".join(split_table(corpus, manifest))
     return f"""---
 {yaml.safe_dump(head, sort_keys=False).strip()}
 ---
 
 # {corpus.__name__}
 
-{" ".join((corpus.__doc__ or "").split())}
+{_description(corpus, manifest)}
 
-- Source: {corpus.homepage}
-- Licence: {manifest.licence}. Whoever publishes these shards has to hold to it.
-- Version of the preparation: {manifest.version}; checksums of the shards are in `manifest.json`.
-
-{rows}
+`manifest.json` has the checksums of the shards.
 
 ```python
 from rmcl_hub.datasets_scripts.corpora import load_corpus
@@ -43,6 +40,54 @@ from rmcl_hub.datasets_scripts.corpora import load_corpus
 load_corpus("hf://datasets/USER/NAME@COMMIT", "{next(iter(manifest.splits), "train")}")  # or a folder
 ```
 """
+
+
+def annotations_card(corpus: type[OfficialBuilder], manifest: Manifest) -> str:
+    """Text of the card, without front matter, of a corpus's rows without their pictures."""
+    columns = " and ".join(f"`{column}`" for column in image_columns(corpus.task))
+    return f"""# {corpus.__name__}, without pictures
+
+{_description(corpus, manifest)}
+
+Pictures are not included: {columns} tells where they are in the corpus's archives. Whoever has these gets
+the rows with pictures by `rmcl-hub data prepare`.
+
+```python
+from datasets import load_dataset
+
+load_dataset("USER/NAME", split="{next(iter(manifest.splits), "train")}", revision="COMMIT")
+```
+"""
+
+
+def _description(corpus: type[OfficialBuilder], manifest: Manifest) -> str:
+    checked = ", ".join(manifest.checked) or "none"
+    facts = [
+        f"- Source: {corpus.homepage}",
+        f"- Licence: {manifest.licence}. Whoever publishes this has to hold to it.",
+        f"- Version of the preparation: {manifest.version}.",
+        f"- Archives whose published checksum was compared: {checked}.",
+    ]
+    found, documented = _texts(corpus, manifest)
+    if found < documented / 2:
+        facts.append(
+            f"- **Not the corpus as it is published**, but a part or a miniature of it: {found:,} of "
+            f"{documented:,} texts. No number from here compares with those of the corpus."
+        )
+    return "\n".join(
+        [" ".join((corpus.__doc__ or "").split()), "", *facts, "", *split_table(corpus, manifest)]
+    )
+
+
+def _texts(corpus: type[OfficialBuilder], manifest: Manifest) -> tuple[int, int]:
+    """Texts that are there and that are documented, of the documented splits that are there."""
+    there = {
+        joined: size
+        for joined, size in corpus.documented.items()
+        if set(joined.split("+")) <= set(manifest.splits)
+    }
+    splits = [manifest.splits[name] for joined in there for name in joined.split("+")]
+    return sum(split.texts for split in splits), sum(size.texts for size in there.values())
 
 
 def split_table(corpus: type[OfficialBuilder], manifest: Manifest) -> list[str]:

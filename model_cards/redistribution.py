@@ -70,7 +70,8 @@ def picture_licence(corpus: str, private: bool) -> str:
         private: Whether the repository is private, for the use of somebody who has the corpus anyway.
 
     Returns:
-        The Hub's name of it; "other" for a private repository of what may not be published.
+        The Hub's name of it. For a private repository of what may not be published: "other", the terms of the
+        corpus's makers, or "unknown".
 
     Raises:
         ValueError: If the pictures may not be published.
@@ -79,9 +80,35 @@ def picture_licence(corpus: str, private: bool) -> str:
     if terms.pictures:
         return terms.pictures
     if private:
-        return "other"
-    instead = "the rows without pictures (`--without-pictures`)" if terms.texts else "how it was made"
+        return "other" if corpus in TERMS else "unknown"
+    instead = "the rows without pictures (`--without-pictures`)" if terms.texts else "how they were prepared"
     raise ValueError(
         f"pictures of {corpus!r} cannot be published: {terms.reason}. Publish {instead}, or keep a copy for "
         "your own use in a private repository (`--private`)."
     )
+
+
+def text_licence(corpus: str) -> str:
+    """Licence of a repository that holds a corpus's rows without the pictures.
+
+    Returns:
+        The Hub's name of it; "other" where the card says it.
+
+    Raises:
+        ValueError: If the texts may not be published.
+    """
+    terms = terms_of(corpus)
+    if terms.texts:
+        return terms.texts
+    raise ValueError(
+        f"neither pictures nor texts of {corpus!r} can be published: {terms.reason}. Publish how they were "
+        "prepared: whoever has the corpus gets the same shards by the same command."
+    )
+
+
+def why_private(corpus: str) -> str | None:
+    """Why a repository with a corpus's pictures must stay private, as a sentence; None where it need not."""
+    terms = terms_of(corpus)
+    if terms.pictures:
+        return None
+    return f"This repository holds pictures of {corpus!r} and must stay private: {terms.reason}."
