@@ -105,7 +105,7 @@ def _patterns_of(places: Sequence[Path]) -> Iterator[re.Pattern[str]]:
     for name in sorted({str(path) for place in places for path in (place, place.resolve())}):
         if Path(name).is_absolute() and len(name) > 1:
             inside = rf"/[\w.]{REST}"
-            rest = f"(?:{inside}|(?![\\w./-]))" if name.count("/") > 1 else inside
+            rest = f"(?:{inside}|(?!\\w|[.-]\\w))" if name.count("/") > 1 else inside
             yield re.compile(f"{re.escape(name)}(?<!{NOT_AFTER}{re.escape(name)}){rest}")
 
 

@@ -112,7 +112,7 @@ class StagedRepository:
         try:
             return (metadata_load(card) if card.is_file() else None) or {}
         except YAMLError as error:
-            raise ValueError(f"the front matter is no YAML: {error}") from error
+            raise ValueError(f"the front matter is no YAML ({' '.join(str(error).split())})") from error
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def check_name(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ValueError(
-            f"{name!r} can be no name on the Hub ({error}); take letters, digits, '-', '_' and '.'."
+            f"{name!r} can be no name on the Hub ({str(error).rstrip('.')}); rename it."
         ) from error
 
 

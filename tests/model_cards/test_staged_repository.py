@@ -69,7 +69,7 @@ def test_describe_file_reads_files_larger_than_a_buffer(tmp_path):
     ("name", "message"),
     [
         ("user/name", r"'user/name' can be no name on the Hub \(the namespace is given apart"),
-        ("my model", "'my model' can be no name on the Hub.*rename it to letters, digits"),
+        ("my model", "'my model' can be no name on the Hub.*alphanumeric.*; rename it"),
         ("a--b", "'a--b' can be no name"),
         ("x" * 97, "can be no name"),
     ],
