@@ -26,7 +26,7 @@ test-textattack: .venv-textattack/.installed ## Run the tests of the bridge to T
 	.venv-textattack/bin/python -m pytest tests/textattack
 
 test-leaderboard: .venv-leaderboard/.installed ## Run the tests of the leaderboard Space in an environment like the Hub's
-	.venv-leaderboard/bin/python -m pytest tests/leaderboard
+	.venv-leaderboard/bin/python -m pytest --confcutdir=tests/leaderboard tests/leaderboard
 
 docs: install ## Build the documentation site into build/site; a warning is an error
 	.venv/bin/mkdocs build --strict --quiet

@@ -21,6 +21,7 @@ ROOMS = {
 }
 SOURCES = [path for room in (*ROOMS, "src") for path in sorted((ROOT / room).rglob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SPACE = ROOT / "model_cards" / "leaderboard"
 INSTALLED = packages_distributions()  # import name -> distributions
 
 
@@ -48,6 +49,11 @@ def is_script(path):
 def is_metric(path):
     """Such as evaluation/flip_rate/flip_rate.py, which `evaluate.load` copies elsewhere and imports there."""
     return path.parent.name == path.stem
+
+
+def is_space(path):
+    """The leaderboard's app: on the Hub its files lie side by side, without this package."""
+    return path.parent == SPACE
 
 
 def declared_distributions():
@@ -108,10 +114,22 @@ def test_third_party_imports_are_declared(path):
     declared = declared_distributions()
     for dots, module in imports_of(path):
         package = module.split(".")[0]
-        if dots or package in {"rmcl_hub", *sys.stdlib_module_names}:
+        if dots or is_space(path) or package in {"rmcl_hub", *sys.stdlib_module_names}:
             continue
         owners = {owner.lower().replace("_", "-") for owner in INSTALLED.get(package, [package])}
         assert owners & declared, f"{package} is imported but no dependency of rmcl-hub provides it"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if is_space(path)], ids=name_of)
+def test_the_space_needs_what_lies_beside_it_and_gradio(path):
+    beside = {"row_checks", "evaluation_schema", *(other.stem for other in SPACE.glob("*.py"))}
+    outside = {module.split(".")[0] for _, module in imports_of(path)} - {*sys.stdlib_module_names}
+    assert outside <= {"gradio", "huggingface_hub", "pandas", *beside}
+
+
+@pytest.mark.parametrize("name", ["model_cards/row_checks.py", "evaluation/evaluation_schema.py"])
+def test_what_the_space_takes_along_needs_nothing(name):
+    assert {module.split(".")[0] for _, module in imports_of(ROOT / name)} <= {*sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

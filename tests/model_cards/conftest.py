@@ -22,12 +22,12 @@ def worst_of(rows):
 
 
 def consistent_evaluation(record, random_outcomes):
-    """Outcomes for every attack of a record, whose numbers and pairs are replaced by what follows from them."""
+    """Outcomes for every attack of a record, whose numbers and pairs become what follows from them."""
     outcomes, num_examples = [], record["data"]["num_examples"]
     for number, (name, threat) in enumerate(record["threats"].items()):
         declared, parts = ThreatModel.load(name), []
         threat.update(threat_model=declared.to_dict(), digest=declared.digest, sentence=str(declared))
-        for place, (attack, entry) in enumerate(threat["attacks"].items()):
+        for place, entry in enumerate(threat["attacks"].values()):
             rows = random_outcomes(number, 0.7, {entry["run"]: 0.2 + 0.1 * place}, num_examples)
             parts.append([replace(row, loss_after=1.5 + place) for row in rows])
             entry["numbers"] = summarise({0: parts[-1]})[entry["run"]][OVERALL]
@@ -42,7 +42,7 @@ def consistent_evaluation(record, random_outcomes):
 
 @pytest.fixture
 def evaluation_folder(evaluation_record, random_outcomes_of, tmp_path):
-    """What `rmcl-hub evaluate` writes: `evaluation.json`, `outcomes.parquet` and `adversarial/`, in agreement.
+    """What `rmcl-hub evaluate` writes: a record, outcomes and adversarial examples that agree.
 
     Two threat models, linf-4 and words-20pct, 64 examples.
     """
