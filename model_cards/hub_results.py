@@ -113,12 +113,12 @@ def model_index(sources: CardSources) -> list[EvalResult]:
             task_type=number.task,
             task_name=number.task,
             dataset_type=_dataset_id(number.protocol, namespace),
-            dataset_name=f"{describe_protocol(number.protocol) or 'rows of the evaluator'}",
+            dataset_name=describe_protocol(number.protocol) or "rows of the evaluator",
             dataset_split=" + ".join(number.protocol["splits"]) or None,
             metric_type=number.measure,
             metric_name=number.name,
             metric_value=number.value,
-            metric_args={"notes": number.notes, "threat_model": number.digest or None},
+            metric_args={"notes": number.notes, **({"threat_model": number.digest} if number.threat else {})},
         )
         for number in published_numbers(sources)
     ]

@@ -29,6 +29,7 @@ from .card_sections import (
 from .card_sources import (
     SOURCES_FILE,
     CardSources,
+    Kind,
     collect_sources,
     recorded_sources,
     written_files,
@@ -77,7 +78,7 @@ def write_card(
     """
     folder = Path(folder)
     head = head_of(folder)
-    given = {
+    given: dict[Kind, Sequence[str | Path]] = {
         "results": [results] if results else [],
         "evaluation": evaluations,
         "control": [control] if control else [],

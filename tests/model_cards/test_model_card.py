@@ -16,9 +16,11 @@ from huggingface_hub import ModelCard
 from rmcl_hub import modeling_rmcl
 from rmcl_hub.evaluation.provenance import model_digest
 from rmcl_hub.evaluation.retrieval import recall_numbers
+from rmcl_hub.model_cards import refusals
 from rmcl_hub.model_cards.card_sources import CardSources, ResultsFile, collect_sources, recorded_sources
 from rmcl_hub.model_cards.model_card import check_card, render_card, write_card
 from rmcl_hub.model_cards.model_heads import HEADS, digest_as, head_of
+from rmcl_hub.model_cards.staged_repository import StagedRepository
 
 ROOT = Path(__file__).parents[2]
 ROBUST = "threats.linf-4.numbers.overall.robust_accuracy"
@@ -312,6 +314,10 @@ def test_every_link_leads_to_a_file(card):
     links = re.findall(r"\]\((?!http)(.*?)\)", card.read_text())
     assert len(links) > 5
     assert all((card.parent / link).exists() for link in links)
+
+
+def test_a_folder_with_its_card_may_be_pushed(card):
+    refusals.check(StagedRepository.seal("robust", "model", card.parent))
 
 
 def test_texts_of_the_data_cannot_break_the_page(model_folder, model_record, save_record):
