@@ -63,12 +63,15 @@ def training_arguments(cls: type[TrainingArguments], output_dir: str, given: dic
     Raises:
         ValueError: If a setting is not allowed, or several processes would get batches of different sizes.
     """
+    dispatching = {"dispatch_batches": False}
+    if isinstance(given.get("accelerator_config"), dict):
+        given = {**given, "accelerator_config": {**dispatching, **given["accelerator_config"]}}
     shared = {
         "remove_unused_columns": False,  # the collators read the columns
         # Said to `Trainer` lest several processes without a GPU train each for itself and know of no other.
         "use_cpu": not torch.accelerator.is_available(),
         # Of a stream every process reads its own shards: slicing one batch would leave its `text` whole.
-        "accelerator_config": {"dispatch_batches": False},
+        "accelerator_config": dispatching,
         "report_to": "none",
         "disable_tqdm": False,  # else a quiet log level would take the progress bars away too
         "dataloader_pin_memory": torch.cuda.is_available(),

@@ -112,7 +112,9 @@ class FinetuneTrainer(GuardedTrainer):
 
         with frozen(encoder):
             result = self.attack(inputs, JointObjective(embed, loss, encoder.get_input_embeddings()))
-        self._statistics["attack_gain"].append((result.loss_after - result.loss_before).mean())
+        gain = result.loss_after - result.loss_before
+        if not gain.isnan().all():  # an attack that was told not to score knows none
+            self._statistics["attack_gain"].append(gain.mean())
         return result.batch
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:

@@ -97,6 +97,7 @@ class GuardedTrainer(Trainer):
         Raises:
             FileNotFoundError: If the checkpoint was not saved by this trainer, or not to its end.
             ValueError: If the run is another than the checkpoint's; `args.resume_inexactly` goes on anyway.
+                If it is finished, and its weights are in shards.
             SystemExit: With status 0, after SIGTERM.
         """
         self._run = fingerprint(self, self._recipe)
@@ -157,12 +158,18 @@ class GuardedTrainer(Trainer):
 
     def _take_finished(self, checkpoint: Path) -> TrainOutput:
         """The weights of the last checkpoint, or the best: `Trainer` itself would make another step."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                f"{checkpoint} is the end of its run: nothing is left to train. Its weights are in shards; "
+                "put them together by accelerate merge-weights (FSDP) or its zero_to_fp32.py (DeepSpeed)."
+            )
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
         logger.warning("%s is the end of its run: nothing is left to train.", checkpoint)
-        return TrainOutput(self.state.global_step, float("nan"), {})
+        losses = [row["loss"] for row in self.state.log_history if "loss" in row]
+        return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As in `Trainer`, but marked when it is complete, and older ones deleted only then.
@@ -213,6 +220,15 @@ class GuardedTrainer(Trainer):
         """Loss of a batch; the raw sentences in it are for attacks, a model's forward does not take them."""
         tensors = {name: value for name, value in inputs.items() if name != "text"}
         return super().compute_loss(model, tensors, *args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As in `Trainer`; without labels, which pre-training has none of, the loss is all there is."""
+        if "labels" in inputs:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

@@ -44,7 +44,7 @@ class DataRecipe:
     buffer_size: int = 1000  # rows that a stream is shuffled within
     max_examples: int | None = None  # seeded random subset; None takes all
     max_text_length: int = 24  # word pieces, special tokens included
-    max_unreadable: int = 10  # images that may be skipped before the run stops
+    max_unreadable: int = 10  # images that each loader worker may skip, counted anew when a run is resumed
     augment: str | None = None  # randaugment: of training pictures, as ViLT fine-tunes
 
     def __post_init__(self) -> None:

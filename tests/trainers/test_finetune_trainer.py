@@ -246,6 +246,14 @@ def test_the_attack_raises_the_loss_within_its_ball(build, image_attack, task):
         assert (result.loss_after > result.loss_before + 1e-4).any()
     assert len(image_attack.results) == 2
     assert min(logged(trainer, "attack_gain")) > 1e-3
+
+
+def test_an_attack_that_does_not_score_has_no_gain(build):
+    trainer = build("vqa", image_attack=PGD(0.1, 0.1, num_steps=1, keep="last"))
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["adversarial_loss"] > row["clean_loss"]
+    assert "attack_gain" not in row
     for clean, adversarial, loss in zip(
         *(logged(trainer, name) for name in ("clean_loss", "adversarial_loss", "loss")), strict=True
     ):

@@ -138,8 +138,6 @@ def test_a_run_that_validates_and_keeps_the_best_goes_on_alike(build_trainer, no
             per_device_train_batch_size=2,
             learning_rate=0.01,
             eval_dataset=pairs[:4],
-            label_names=["attention_mask"],  # else `Trainer` sees no labels and calls the model itself
-            prediction_loss_only=True,
             save_strategy="steps",
             save_steps=2,
             eval_strategy="steps",
@@ -174,3 +172,22 @@ def test_a_run_killed_after_its_last_checkpoint_has_nothing_left_to_train(train)
     """The end lies within an epoch, where `Trainer` would make a step more before it looks at the limit."""
     whole = train("run", "moco")
     assert_same(train("run", "moco", resume=True), whole)
+
+
+def test_a_finished_run_has_its_last_loss_but_no_weights_in_shards(build_trainer, no_attack, monkeypatch):
+    def build():
+        return build_trainer(
+            attacks=(no_attack, no_attack), max_steps=2, save_strategy="steps", save_steps=2, logging_steps=1
+        )
+
+    whole = build()
+    whole.train()
+    resumed = build()
+    finished = resumed.train(resume_from_checkpoint=True)
+    losses = [row["loss"] for row in whole.state.log_history if "loss" in row]
+    assert (finished.global_step, finished.training_loss) == (2, losses[1])
+    assert losses[0] != losses[1]
+    sharded = build()
+    monkeypatch.setattr(sharded, "is_fsdp_enabled", True)
+    with pytest.raises(ValueError, match=r"checkpoint-2 is the end of its run.*in shards.*merge-weights"):
+        sharded.train(resume_from_checkpoint=True)
