@@ -20,10 +20,10 @@ test: install ## Run the tests (transformers 5)
 	.venv/bin/python -m pytest -n auto --maxprocesses 4
 
 test-transformers4: .venv-transformers4/.installed ## Run the tests that touch Transformers on its 4.57 line
-	.venv-transformers4/bin/python -m pytest -n auto --maxprocesses 4 tests/modeling_rmcl tests/attacks tests/datasets_scripts tests/evaluation tests/model_cards tests/trainers
+	.venv-transformers4/bin/python -m pytest -n auto --maxprocesses 4 tests/modeling_rmcl tests/attacks tests/datasets_scripts tests/evaluation tests/trainers
 
-test-textattack: .venv-textattack/.installed ## Run the tests of the bridge to TextAttack
-	.venv-textattack/bin/python -m pytest tests/textattack
+test-textattack: .venv-textattack/.installed ## Run the tests of TextAttack's bridge and of the Hub (hub 0.36) beside TextAttack
+	.venv-textattack/bin/python -m pytest -n auto --maxprocesses 4 tests/textattack tests/model_cards tests/test_loopback_hub.py tests/test_hub_yaml_checks.py
 
 test-leaderboard: .venv-leaderboard/.installed ## Run the tests of the leaderboard Space in an environment like the Hub's
 	.venv-leaderboard/bin/python -m pytest --confcutdir=tests/leaderboard tests/leaderboard
@@ -46,7 +46,7 @@ build: $(UV) ## Build the sdist, and the wheel from it, into dist/
 	rm -rf dist
 	$(UV) build --quiet
 
-check: lint typecheck build docs test test-transformers4 test-textattack test-leaderboard ## Run everything that CI runs
+check: lint typecheck build test test-transformers4 test-textattack test-leaderboard ## Run everything that CI runs
 
 clean: ## Remove what the other targets made, but not runs/
 	rm -rf .uv .venv .venv-transformers4 .venv-textattack .venv-leaderboard build dist *.egg-info
