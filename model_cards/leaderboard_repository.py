@@ -29,15 +29,14 @@ def stage_leaderboard(
     """The two repositories of a leaderboard.
 
     Args:
-        rows: As `leaderboard_rows.rows_of` gives them; pushed to a board that has rows, they join those.
+        rows: As `leaderboard_rows.rows_of` gives them; pushed to a board that has rows, they join those. A
+            board may begin without any.
         output_dir: Gets `datasets/rmcl-leaderboard` and `spaces/rmcl-leaderboard`.
         namespace: User or organisation on the Hub whose board it is.
 
     Raises:
-        ValueError: If there are no rows, two rows have one id, or a row is not fit for the board.
+        ValueError: If two rows have one id, or a row is not fit for the board.
     """
-    if not rows:
-        raise ValueError("a leaderboard needs a row; evaluate a model, and see what the audit says.")
     _check_rows(rows)
     return [
         _stage_rows(rows, Path(output_dir) / "datasets" / NAME, namespace),

@@ -100,10 +100,12 @@ def test_the_space_runs_on_the_gradio_that_its_tests_run_on(staged):
     assert metadata_load(staged[1].folder / "README.md")["sdk_version"] == version
 
 
-def test_no_row_no_board(tmp_path):
-    with pytest.raises(ValueError, match="a leaderboard needs a row; evaluate a model"):
-        stage_leaderboard([], tmp_path, namespace="someone")
-    assert list(tmp_path.iterdir()) == []
+def test_a_board_may_begin_without_rows(tmp_path):
+    data, space = stage_leaderboard([], tmp_path, namespace="someone")
+    assert set(data.files) == {"README.md", "evaluation.schema.json", "leaderboard_row.schema.json"}
+    assert set(space.files) == {path.name for path in space_files()}
+    for found in (data, space):
+        refusals.check(found)
 
 
 def test_one_model_evaluated_twice(rows, tmp_path):
@@ -113,9 +115,7 @@ def test_one_model_evaluated_twice(rows, tmp_path):
 
 def test_a_row_that_is_not_fit_is_named(rows, tmp_path):
     row = {**rows[0], "publishable": False}
-    with pytest.raises(
-        ValueError, match=rf"row {row_id(row)} is not fit for the leaderboard"
-    ):
+    with pytest.raises(ValueError, match=rf"row {row_id(row)} is not fit for the leaderboard"):
         stage_leaderboard([row], tmp_path, namespace="someone")
 
 
