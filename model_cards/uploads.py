@@ -144,9 +144,9 @@ def upload(
     """
     staged, repo_id = changes.staged, changes.repo_id
     where: dict[str, Any] = {"repo_id": repo_id, "repo_type": staged.repo_type}
-    if changes.head is None:
+    if changes.head is None:  # without `exist_ok`, which takes every 409 for a repository that is there
         with explained(f"create {repo_id}"):
-            api.create_repo(**where, private=private or None, exist_ok=True, space_sdk=_space_sdk(staged))
+            api.create_repo(**where, private=private or None, space_sdk=_space_sdk(staged))
     if revision:
         with explained(f"create the branch {revision} of {repo_id}"):
             api.create_branch(**where, branch=revision, exist_ok=True)
