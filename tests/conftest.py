@@ -312,15 +312,25 @@ def loopback_hub(loopback_hub_program):
 
 @pytest.fixture
 def hub_environment(loopback_hub, tmp_path):
-    """Environment variables of a process that acts as "user" on `loopback_hub`, with empty caches."""
+    """Environment variables of a process that acts as "user" on `loopback_hub`, with empty caches.
+
+    Requests to other machines go to the same Hub as their proxy, which refuses and lists them.
+    """
+    inherited = (
+        name for name in os.environ if not name.startswith("HF_") and not name.upper().endswith("_PROXY")
+    )
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
+        **{name: os.environ[name] for name in inherited},
+        "HTTP_PROXY": loopback_hub.endpoint,
+        "HTTPS_PROXY": loopback_hub.endpoint,
+        "NO_PROXY": "127.0.0.1,localhost",
         "HF_ENDPOINT": loopback_hub.endpoint,
         "HF_TOKEN": loopback_hub.token("user"),
         "HF_HOME": str(tmp_path / "hf_home"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_XET": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     }
 
 

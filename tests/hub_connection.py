@@ -142,6 +142,8 @@ class Connection(BaseHTTPRequestHandler):
     # Who asks for what
 
     def dispatch(self, path):
+        if not self.path.startswith("/"):
+            raise HubError(404, f"{self.path} is on another machine: as a proxy this Hub lets nothing out")
         self.authenticate()
         method = "GET" if self.command == "HEAD" else self.command
         for function in routes_of(type(self)):

@@ -404,9 +404,14 @@ def test_a_folder_keeps_commits_tags_and_contents(tmp_path, loopback_hub_program
     assert again.objects[again.repositories["dataset", "user/rows"].resolve("1.0").files["a"].oid] == b"1"
 
 
-def test_processes_run_against_the_hub(run_against_hub):
+def test_processes_run_against_the_hub_and_reach_nothing_else(run_against_hub, loopback_hub):
     code = "import sys, huggingface_hub; print(huggingface_hub.whoami()['name'], sys.argv[1:])"
     assert run_against_hub(code, "a").stdout == "user ['a']\n"
     anonymous = run_against_hub(code, environment={"HF_TOKEN": None}, check=False)
     assert "Token is required" in anonymous.stderr or "LocalTokenNotFoundError" in anonymous.stderr
     assert run_against_hub(["--version"]).stdout.startswith("rmcl-hub ")
+    for url in ("https://example.org/a", "http://example.org/a"):
+        outside = run_against_hub(f"import urllib.request; urllib.request.urlopen('{url}')", check=False)
+        assert "404" in outside.stderr
+    refused = [(entry["path"], entry["status"]) for entry in loopback_hub.requests[-2:]]
+    assert refused == [("example.org:443", 404), ("http://example.org/a", 404)]
