@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Value, load_dataset
-from huggingface_hub import DatasetCard, HfApi, snapshot_download
+from huggingface_hub import DatasetCard, HfApi
 from safetensors.torch import load_file
 
 from rmcl_hub.datasets_scripts.vocabulary import vocabulary_path
@@ -174,12 +174,8 @@ def test_pulled_back_it_rescores_to_the_same_verdict(
     api = HfApi(endpoint=loopback_hub.endpoint, token=loopback_hub.token("user"))
     api.create_repo("user/tiny-adversarial", repo_type="dataset")
     first = api.upload_folder(repo_id="user/tiny-adversarial", repo_type="dataset", folder_path=staged.folder)
-    pulled = snapshot_download(
-        "user/tiny-adversarial",
-        repo_type="dataset",
-        local_dir=tmp_path / "pulled",
-        endpoint=loopback_hub.endpoint,
-        token=loopback_hub.token("user"),
+    pulled = api.snapshot_download(
+        "user/tiny-adversarial", repo_type="dataset", local_dir=tmp_path / "pulled"
     )
     results = rescore(pulled, model, processor, dataset)
     assert results == rescore(evaluation, model, processor, dataset)
