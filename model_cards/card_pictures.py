@@ -80,7 +80,7 @@ def _pair_files(
 ) -> AttackedPairFiles:
     stem = re.sub(r"[^A-Za-z0-9.]+", "-", f"{PurePosixPath(file.name).stem}-{threat}")
     paths = {kind: f"assets/{stem}-{kind}.png" for kind in PICTURES} if change else {}
-    indices = (pair[key] for key in ("label", "clean_prediction", "adversarial_prediction"))
+    indices: list[int] = [pair[key] for key in ("label", "clean_prediction", "adversarial_prediction")]
     right, before, after = (answers[index] if index < len(answers) else f"no. {index}" for index in indices)
     return AttackedPairFiles(
         threat=threat,
