@@ -127,10 +127,21 @@ def protocols() -> Iterator[str]:
         yield f"| {one.corpus}, {one.task} | {one.name} | {splits} | {one.contamination or 'nothing known'} |"
 
 
+def redistribution() -> Iterator[str]:
+    """What of each corpus may be published, and why no more."""
+    from rmcl_hub.model_cards.redistribution import TERMS
+
+    yield "| corpus | pictures | texts | why no more |"
+    yield "|---|---|---|---|"
+    for corpus, terms in TERMS.items():
+        yield f"| {corpus} | {terms.pictures or 'no'} | {terms.texts or 'no'} | {terms.reason} |"
+
+
 INSERTS = {
     "commands": commands,
     "measured_on_openpairs": measured_on_openpairs,
     "protocols": protocols,
+    "redistribution": redistribution,
     "rules_of_the_audit": rules_of_the_audit,
     "threat_models": threat_models,
 }
