@@ -50,7 +50,7 @@ def test_python_examples_run_in_order(page, after_quickstart):
 def commands(page):
     """(command, its words) of every line in bash that runs `rmcl-hub` or one of its scripts."""
     for block in blocks(page, "bash"):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             scripts = [place for place, word in enumerate(words) if word.startswith("trainers/")]
             if words[:1] == ["rmcl-hub"]:
