@@ -128,7 +128,7 @@ def stage_shards(
     for file in (*beside, *shards):
         link_or_copy(source / file, folder / file)
     card = DatasetCard(dataset_card(corpus_class(manifest.corpus), manifest))
-    metadata = card.data.to_dict() | _licence(licence, manifest.corpus)
+    metadata: dict[str, Any] = card.data.to_dict() | _licence(licence, manifest.corpus)
     reason = why_private(manifest.corpus)
     write_card(folder, DatasetCardData(**metadata), card.text + (f"\n**{reason}**\n" if reason else ""))
     return StagedRepository.seal(name, "dataset", folder, _private_only(manifest.corpus))

@@ -35,7 +35,7 @@ class ParquetConfigs:
             features: Of all tables; pictures are stored in the files as `{"bytes": ..., "path": ...}`.
             splits: Name to tables, which are written one after the other.
         """
-        written: dict[str, Any] = {}
+        written: Any = {}  # DatasetInfo makes its SplitDict of plain entries
         for split, tables in splits.items():
             path = self.path(config, split)
             path.parent.mkdir(parents=True, exist_ok=True)
