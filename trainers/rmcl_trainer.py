@@ -1,6 +1,7 @@
 """RMCL: attack the clean pairs on the fly and pull attacked and clean joint embeddings together."""
 
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,6 +84,7 @@ class RMCLTrainer(GuardedTrainer):
             self.key_branch = MomentumEncoder(
                 self.model, config.projection_dim, config.queue_size, config.momentum, self.args.queue_init
             ).to(self.args.device)
+        self.current_gradient_accumulation_steps = 1  # until `Trainer` counts them
         self._pending_keys: list[Tensor] = []
         self._statistics: dict[str, list[Any]] = defaultdict(list)
         self.encoder_passes = 0  # rows through the encoder, forward or backward, on this process
@@ -92,7 +94,11 @@ class RMCLTrainer(GuardedTrainer):
     # The RMCL step, top to bottom ---------------------------------------------------------------------------
 
     def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
-        """Loss of one RMCL step; `Trainer` then takes its gradient, moves the weights, calls `end_step`."""
+        """Loss of one RMCL step; `Trainer` then takes its gradient, moves the weights, calls `end_step`.
+
+        In training, the gradients of all views but the last are there when it returns: each is taken as soon
+        as its loss is known, so that the activations of one view are kept at a time.
+        """
         encoder = self.accelerator.unwrap_model(model)
         with frozen(encoder):
             key = self._embed_keys(encoder, inputs)  # (batch, dim), constants
@@ -100,9 +106,13 @@ class RMCLTrainer(GuardedTrainer):
             results = self._attack(encoder, inputs, key, keys)
         views, losses = self._views(results), {}
         for view, attacked in views.items():
-            query = model(**model_inputs(attacked)).embeds  # (batch, dim)
-            losses[view] = self._contrastive_loss(query, key, keys)
-            self._record_distances(view, losses[view], query, keys)
+            early = self._goes_back_early(model, view)
+            with self.accelerator.no_sync(model) if early else nullcontext():
+                query = model(**model_inputs(attacked)).embeds  # (batch, dim)
+                losses[view] = self._contrastive_loss(query, key, keys)
+                self._record_distances(view, losses[view], query, keys)
+                if early:
+                    losses[view] = self._take_gradient(losses[view])
         self._record(_attack_statistics(inputs, results, losses))
         loss = torch.stack(list(losses.values()))
         loss = loss.mean() if self.args.reduction == "mean" else loss.sum()
@@ -175,6 +185,17 @@ class RMCLTrainer(GuardedTrainer):
             return barlow_twins_loss(query, keys, config.barlow_lambda, self.args.barlow_center)
         query, queue = F.normalize(query, dim=1), self.key_branch.queue
         return info_nce_loss(query, key, queue, config.contrastive_temperature)
+
+    def _goes_back_early(self, model: nn.Module, view: str) -> bool:
+        """Whether a view's gradient is taken before the next view; DeepSpeed moves the weights after one."""
+        trains = model.training and torch.is_grad_enabled() and not self.is_deepspeed_enabled
+        return trains and view != self.args.views[-1]
+
+    def _take_gradient(self, loss: Tensor) -> Tensor:
+        """Add the gradient of a view's share in the step, as `Trainer` does with the rest; the loss alone."""
+        share = loss / len(self.args.views) if self.args.reduction == "mean" else loss
+        self.accelerator.backward(share / self.current_gradient_accumulation_steps)
+        return loss.detach()
 
     def end_step(self) -> None:
         """After the optimiser: move the key branch, and enqueue the step's keys of all processes.

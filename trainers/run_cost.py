@@ -207,9 +207,9 @@ def memory_bytes(
     """Bytes of one process by what they are for.
 
     Weights, gradients and AdamW's two moments are float32 (mixed precision keeps a half copy of the weights
-    beside them); several processes exchange gradients in buckets as large as these. All views of a step, or
-    all objectives, keep their activations until the one backward. Left out: what the allocator cannot use,
-    and the accelerator's own context, together often 1 to 2 GB.
+    beside them); several processes exchange gradients in buckets as large as these. All objectives keep
+    their activations until the one backward; of a step's views one at a time has any (with DeepSpeed, all).
+    Left out: what the allocator cannot use, and the accelerator's own context, together often 1 to 2 GB.
 
     Args:
         recipe: Of either kind.
@@ -231,14 +231,16 @@ def memory_bytes(
     if contrastive and config.projector == "moco":
         bytes_of["key encoder"] = weights * 4
         bytes_of["queue"] = config.queue_size * config.projection_dim * 4
-    trained = passes_per_example(recipe, config).trained * micro_batch
+    trained = passes_per_example(recipe, config).trained
+    if contrastive:
+        trained -= len(recipe.training.get("views", ["image", "text"])) - 1
     kept = activation_bytes(config, tokens, half, contrastive or isinstance(recipe, FinetuneRecipe))
     if training.get("gradient_checkpointing"):  # of every block its input, and one block at a time in full
         kept = (
             kept // config.num_hidden_layers
             + 4 * tokens.total * config.hidden_size * config.num_hidden_layers
         )
-    bytes_of["activations"] = trained * kept + micro_batch * _output_bytes(recipe, model, tokens.text)
+    bytes_of["activations"] = micro_batch * (trained * kept + _output_bytes(recipe, model, tokens.text))
     pictures = micro_batch * (2 if isinstance(recipe, FinetuneRecipe) and recipe.task == "nlvr2" else 1)
     longer = tokens.patches // (config.image_size // config.patch_size) * config.patch_size
     pixels = pictures * config.num_channels * longer**2 * 4  # upright and oblong pictures share a canvas
@@ -255,5 +257,4 @@ def _output_bytes(recipe: PretrainRecipe | FinetuneRecipe, model: Any, text: int
     if recipe.stage == "vilt":
         return masked if "mlm" in recipe.objectives else 0
     width = config.queue_size + 1 if config.projector == "moco" else 4 * config.projection_dim
-    views = len(recipe.training.get("views", ["image", "text"]))
-    return views * 2 * 4 * width + (masked if recipe.training.get("pretraining_weight") else 0)
+    return 2 * 4 * width + (masked if recipe.training.get("pretraining_weight") else 0)

@@ -55,11 +55,12 @@ class StopSignal(TrainerCallback):
             SystemExit: With status 0.
         """
         if self.stopping:
-            logger.warning(
-                "SIGTERM: checkpoint-%d is saved; the same command goes on from there with "
-                "training.resume_from_checkpoint true.",
-                state.global_step,
-            )
+            if state.is_world_process_zero:
+                logger.warning(
+                    "SIGTERM: checkpoint-%d is saved; the same command goes on from there with "
+                    "training.resume_from_checkpoint true.",
+                    state.global_step,
+                )
             raise SystemExit(0)
 
 

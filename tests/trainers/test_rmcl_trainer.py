@@ -1,6 +1,7 @@
 """One RMCL step against the formulas of the thesis, worked out here without the package's losses."""
 
 import copy
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -89,6 +90,62 @@ def test_moco_loss_and_gradient_are_those_of_the_formula(
     assert_close(loss, total, atol=1e-5, rtol=1e-5)
     assert_same_gradients(moco_model, reference)
     assert all(parameter.grad is None for parameter in trainer.key_branch.parameters())
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("projector", ["moco", "barlow_twins"])
+def test_the_gradient_taken_view_by_view_is_that_of_all_at_once(
+    build_trainer, tiny_model, recorder, monkeypatch, tmp_path, projector, reduction
+):
+    """Also while gradients accumulate, and with dropout, which draws in the same order."""
+    model = tiny_model(projector=projector, momentum=0.5, hidden_dropout_prob=0.1)
+    found = {}
+    for at_once in (False, True):
+        trainer = build_trainer(
+            copy.deepcopy(model),
+            views=["image", "text", "both"],
+            reduction=reduction,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+        )
+        if at_once:
+            monkeypatch.setattr(trainer, "_goes_back_early", lambda *_: False)
+        recorder.gradients = []
+        trainer.add_callback(recorder)
+        trainer.train()
+        found[at_once] = recorder.gradients[0], trainer.state.log_history[0]["loss"]
+    (ours, loss), (theirs, expected) = found[False], found[True]
+    assert loss == expected
+    assert ours.keys() == theirs.keys()
+    scale = max(1.0, *(value.abs().max().item() for value in theirs.values()))
+    for name, value in theirs.items():
+        assert (ours[name] - value).abs().max() / scale < 1e-6, name
+    assert max(value.abs().max() for value in theirs.values()) > 0.01
+
+
+def test_only_one_views_activations_live_at_a_time(build_trainer, moco_model, clean_batch, monkeypatch):
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    alive, before = WeakSet(), []
+
+    def keep(tensor):
+        kept = Kept(tensor)
+        alive.add(kept)
+        return kept
+
+    forward = moco_model.forward
+    monkeypatch.setattr(
+        moco_model, "forward", lambda **inputs: before.append(len(alive)) or forward(**inputs)
+    )
+    trainer = build_trainer(moco_model, views=["image", "text", "both"])
+    moco_model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        loss = trainer.compute_loss(moco_model, clean_batch)
+    assert before == [0, 0, 0]
+    assert len(alive) > 50  # of the last view, until the caller goes back
+    loss.backward()
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -270,6 +327,19 @@ def test_evaluation_leaves_the_queue_alone(build_trainer, moco_model, clean_batc
     trainer.compute_loss(moco_model, clean_batch)
     trainer.end_step()
     assert trainer.key_branch.queue_pointer == 8
+
+
+def test_an_evaluation_has_the_loss_of_its_batches(build_trainer, moco_model, pairs, processor):
+    """Attacked, without dropout; it needs no labels."""
+    collator = PairCollator(processor, max_text_length=24, draw_caption=False)
+    evaluated = {"eval_dataset": pairs[:4], "per_device_eval_batch_size": 2}
+    trainer = build_trainer(moco_model, collator, **evaluated)
+    found = trainer.evaluate()["eval_loss"]
+    moco_model.eval()
+    losses = [trainer.compute_loss(moco_model, collator(pairs[first : first + 2])) for first in (0, 2)]
+    assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-6)
+    assert losses[0] != losses[1]
+    assert trainer.key_branch.queue_pointer == 0
 
 
 def test_eight_accumulated_batches_of_one_are_one_batch_of_eight(build_trainer, moco_model, tmp_path):

@@ -295,10 +295,10 @@ def test_memory_grows_with_what_it_is_for(config):
     assert {name for name in one if one[name] != four[name]} == {"activations", "pixels"}
     assert four["activations"] == 4 * one["activations"]
     assert memory_bytes(recipe, model, 1000, tokens, 1, 2)["gradients"] == 2 * one["gradients"]
-    recipe.training = {"views": ["image"]}
-    assert memory_bytes(recipe, model, 1000, tokens, 1, 1)["activations"] == one["activations"] / 2
+    recipe.training = {"views": ["image", "text", "both"]}  # of which one at a time has activations
+    assert memory_bytes(recipe, model, 1000, tokens, 1, 1)["activations"] == one["activations"]
     recipe.training |= {"gradient_checkpointing": True}
-    assert memory_bytes(recipe, model, 1000, tokens, 1, 1)["activations"] < one["activations"] / 2
+    assert memory_bytes(recipe, model, 1000, tokens, 1, 1)["activations"] < one["activations"]
     recipe.training = {"fp16": True}
     half = memory_bytes(recipe, model, 1000, tokens, 1, 1)
     assert half["weights"] == 1.5 * one["weights"]
