@@ -48,7 +48,7 @@ def build_app(source: str) -> gr.Blocks:
 
     with gr.Blocks(title=TITLE, analytics_enabled=False) as app:
         summary = gr.Markdown(f"# {TITLE}")
-        filters = _filters()
+        filters = _filters(board)
         with gr.Tab("Table"):
             table, opened, details = _table()
         with gr.Tab("Plots"):
@@ -98,25 +98,25 @@ def update_of(
         (f"{row['model']['name']}, {row['threat']['name']}, row {row['id']}", row["id"]) for row in rows
     ]
     return [
-        gr.Dropdown(choices=tasks, value=task or None),
-        gr.Dropdown(choices=protocols, value=protocol or None),
-        gr.Dropdown(choices=names, value=threats),
+        gr.update(choices=tasks, value=task or None),
+        gr.update(choices=protocols, value=protocol or None),
+        gr.update(choices=names, value=threats),
         verdicts,
         order,
         table_of(rows).style.format(precision=1, na_rep="undefined"),
-        gr.Dropdown(choices=labels, value=None),
-        *_drawn(gr.ScatterPlot, accuracy_points(rows), THREAT),
-        *(part for norm in RADIUS for part in _drawn(gr.LinePlot, curve_points(rows, norm), MODEL)),
+        gr.update(choices=labels, value=None),
+        *_drawn(accuracy_points(rows), THREAT),
+        *(part for norm in RADIUS for part in _drawn(curve_points(rows, norm), MODEL)),
         refused_html(board.refused),
     ]
 
 
-def _drawn(plot: Any, points: pd.DataFrame, label: str) -> list[Any]:
-    """A plot and its legend; neither is there without points."""
-    colours = colours_of(points[label])
+def _drawn(points: pd.DataFrame, label: str) -> list[Any]:
+    """A diagram and its legend; neither is there without points."""
+    colours, visible = colours_of(points[label]), len(points) > 0
     return [
-        plot(points, color_map=colours, visible=len(points) > 0),
-        gr.HTML(legend_html(colours), visible=len(points) > 0),
+        gr.update(value=points, color_map=colours, visible=visible),
+        gr.update(value=legend_html(colours), visible=visible),
     ]
 
 
@@ -129,14 +129,21 @@ def _identity(event: gr.SelectData) -> str:
     return event.row_value[HEADERS.index(ROW)]
 
 
-def _filters() -> list[gr.components.Component]:
+def _filters(board: Board) -> list[gr.components.Component]:
+    tasks = tasks_of(board)
+    pairs = [(task, protocol) for task in tasks for protocol in protocols_of(board, task)]
+    names = sorted({name for pair in pairs for name in threats_of(board, *pair)})
     with gr.Row():
-        task = gr.Dropdown(label="Task", interactive=True, elem_id="task")
+        task = gr.Dropdown(tasks, label="Task", interactive=True, elem_id="task")
         protocol = gr.Dropdown(
-            label="Protocol, never mixed with another in one table", interactive=True, elem_id="protocol"
+            sorted({protocol for _, protocol in pairs}),
+            label="Protocol, never mixed with another in one table",
+            interactive=True,
+            elem_id="protocol",
         )
     with gr.Row():
         threats = gr.Dropdown(
+            names,
             label="Threat models, all if none is chosen",
             multiselect=True,
             interactive=True,
@@ -154,7 +161,7 @@ def _table() -> tuple[gr.Dataframe, gr.Dropdown, gr.HTML]:
         headers=HEADERS,
         datatype=DATATYPES,
         interactive=False,
-        label="Rows: a heading sorts, a click opens",
+        label="Rows: a click opens one, the menu of a heading sorts and filters",
         elem_id="rows",
     )
     opened = gr.Dropdown(label="Opened row", interactive=True, elem_id="opened")

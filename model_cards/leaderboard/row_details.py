@@ -117,18 +117,18 @@ def _provenance(row: Row) -> Iterator[tuple[str, str]]:
         address += f"/tree/{model['revision']}"
     name = f"{model['repo']}{'@' + model['revision'][:12] if model['revision'] else ''}"
     yield "Model", f'<a href="{escape(address)}">{escape(name)}</a>'
-    yield "Weights", f"{escape(model['class'])}, digest <code>{model['digest']}</code>"
+    yield "Weights", f"{escape(model['class'])}, digest <code>{escape(model['digest'])}</code>"
     yield "Recipe", escape(row["recipe"] or "the submitter has not said")
     yield "Attacks in training", escape(", ".join(settings["trained_with"]) or "none named")
     yield "Defence at test time", escape(settings["defence"] or "nobody has said")
     yield (
         "Effort",
-        f"{settings['effort']}: {settings['apgd_steps']} steps of APGD, {settings['square_queries']} queries "
-        f"of Square, {settings['word_candidates']} substitutes per word; seed {settings['seed']}",
+        f"{escape(settings['effort'])}: {settings['apgd_steps']} steps of APGD, {settings['square_queries']} "
+        f"queries of Square, {settings['word_candidates']} substitutes per word; seed {settings['seed']}",
     )
-    yield "Data", f"digest <code>{row['data']['digest']}</code>"
-    yield "Threat model", f"digest <code>{row['threat']['digest']}</code>"
-    yield "evaluation.json", f"SHA-256 <code>{row['evaluation_sha256']}</code>"
+    yield "Data", f"digest <code>{escape(row['data']['digest'])}</code>"
+    yield "Threat model", f"digest <code>{escape(row['threat']['digest'])}</code>"
+    yield "evaluation.json", f"SHA-256 <code>{escape(row['evaluation_sha256'])}</code>"
     yield (
         "Cost per example",
         f"{cost['forwards']:.4g} forwards, {cost['backwards']:.4g} backwards, {cost['seconds']:.3g} s",
@@ -136,7 +136,7 @@ def _provenance(row: Row) -> Iterator[tuple[str, str]]:
     yield "Code", f"<code>{escape(row['code'])}</code>"
     yield "Libraries", escape(row["libraries"])
     yield "Date and submitter", escape(f"{row['date']}, {row['submitter'] or 'not named'}")
-    yield "Row", f"<code>{row['id']}</code>"
+    yield "Row", f"<code>{escape(row['id'])}</code>"
 
 
 def _table(lines: Any) -> str:
