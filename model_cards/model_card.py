@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from rmcl_hub.evaluation.pictures import PERTURBATION_GAIN
 from rmcl_hub.evaluation.protocol_data import EMBEDDED
@@ -178,11 +179,7 @@ def _title(sources: CardSources) -> str:
 def _body(sources: CardSources, head: Head) -> str:
     audited, compared = list(audited_tables(sources)), experiment(sources)
     corpora = {file.get("protocol", "corpus") for file in sources.of("evaluation", "retrieval")}
-    template = files("rmcl_hub.model_cards").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    # Markdown, not HTML; what is not the project's own text goes through the filter `md`.
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["md"] = markdown
-    body = environment.from_string(template).render(
+    body = _template().render(
         title=_title(sources),
         repo_id=sources.repo_id,
         head=head,
@@ -201,6 +198,15 @@ def _body(sources: CardSources, head: Head) -> str:
         gain=PERTURBATION_GAIN,
     )
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+
+
+@cache
+def _template() -> Template:
+    """Markdown, not HTML; what is not the project's own text goes through the filter `md`."""
+    text = files("rmcl_hub.model_cards").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["md"] = markdown
+    return environment.from_string(text)
 
 
 def _threat_models(
