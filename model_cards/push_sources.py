@@ -12,7 +12,8 @@ from rmcl_hub.evaluation.retrieval_command import RETRIEVAL_FILE
 from rmcl_hub.evaluation.robustness import OUTCOMES_FILE
 from rmcl_hub.evaluation.robustness_record import EVALUATION_FILE, read_record
 
-from .model_heads import digest_as
+from .card_sources import SOURCES_FILE
+from .model_heads import HEADS, digest_as
 from .staged_repository import MANIFEST, StagedRepository, check_name
 
 WORDS = ("openpairs", "metrics", "leaderboard")
@@ -45,15 +46,6 @@ class ModelSource:
     results: Path | None = None
     key: str = "rmcl"
 
-    def is_measured_by(self, record: dict[str, Any]) -> bool:
-        """Whether an `evaluation.json` or `retrieval.json` is about the parameters of this model."""
-        architectures = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["architectures"]
-        measured = record["model"]
-        return (
-            measured["class"] in architectures
-            and digest_as(self.folder, measured["class"]) == measured["digest"]
-        )
-
 
 @dataclass
 class PushSources:
@@ -76,6 +68,12 @@ class PushSources:
     staged: list[StagedRepository] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    def name_of_examples(self, evaluation: Path) -> str:
+        """Name on the Hub of the adversarial examples of an evaluation, after its model and its folder."""
+        model, folder = self.evaluations[evaluation], evaluation.resolve()
+        is_named_after_model = folder.name in (model.name, model.key, model.folder.name)
+        return f"{model.name}-{'adversarial' if is_named_after_model else folder.name}"
 
 
 def check_namespace(namespace: str) -> None:
@@ -101,7 +99,7 @@ def recognise_sources(sources: Sequence[str]) -> PushSources:
             was named is about none of the models.
     """
     found, named, below = PushSources(), list[Path](), list[Path]()
-    for source in sources:
+    for source in dict.fromkeys(sources):
         folder = Path(source)
         if source in WORDS:
             found.words.append(source)
@@ -110,17 +108,17 @@ def recognise_sources(sources: Sequence[str]) -> PushSources:
         elif (folder / RESULTS_FILE).is_file():
             found.models += _models_of_run(folder)
             below.append(folder)
-        elif _is_evaluation(folder):
-            named.append(folder)
         elif (folder / SHARDS_MANIFEST).is_file() and (folder / "data").is_dir():
             found.shards.append(folder)
-        elif _is_model(folder):
+        elif _is_model(folder):  # an evaluation may have been written into it
             found.models.append(ModelSource(folder.resolve().name, folder))
             below.append(folder)
+        elif _is_evaluation(folder):
+            named.append(folder)
         else:
             raise SourceError(f"{source!r} is nothing that can be pushed; these kinds are known:\n{KINDS}")
-    _check_names(found.models)
     _match_measurements(found, named, below)
+    _check_names(found)
     return found
 
 
@@ -146,41 +144,58 @@ def _is_evaluation(folder: Path) -> bool:
     return (folder / EVALUATION_FILE).is_file() and (folder / OUTCOMES_FILE).is_file()
 
 
-def _check_names(models: Sequence[ModelSource]) -> None:
-    folders: dict[str, Path] = {}
-    for model in models:
-        other = folders.setdefault(model.name, model.folder)
-        if other != model.folder:
+def _check_names(found: PushSources) -> None:
+    places = [
+        *(("model", model.name, model.folder) for model in found.models),
+        *(("dataset", found.name_of_examples(folder), folder) for folder in found.evaluations),
+        *(("dataset", folder.resolve().name, folder) for folder in found.shards),
+        *((staged.repo_type, staged.name, staged.folder) for staged in found.staged),
+        *(("dataset", word, Path(word)) for word in found.words if word == "openpairs"),
+    ]
+    folders: dict[tuple[str, str], Path] = {}
+    for repo_type, name, folder in places:
+        other = folders.setdefault((repo_type, name), folder)
+        if other != folder:
             raise SourceError(
-                f"{other} and {model.folder} would both be {model.name!r} on the Hub; rename a folder."
+                f"{other} and {folder} would both be the {repo_type} {name!r}; rename a folder."
             )
 
 
 def _match_measurements(found: PushSources, named: Sequence[Path], below: Sequence[Path]) -> None:
-    evaluations = {path.parent for folder in below for path in folder.rglob(EVALUATION_FILE)}
-    evaluations = {
-        folder for folder in evaluations if _is_evaluation(folder) and not (folder / MANIFEST).is_file()
-    }
-    retrievals = {path.parent for folder in below for path in folder.rglob(RETRIEVAL_FILE)}
-    retrievals = {folder for folder in retrievals if folder.name != "results"}  # a card's copies
+    """Give each measurement to its model, by the model's parameters: a path says nothing about them."""
+    digests: dict[tuple[Path, str], str] = {}
+
+    def model_of(record: dict[str, Any]) -> ModelSource | None:
+        name, digest = record["model"]["class"], record["model"]["digest"]
+        for model in found.models if name in HEADS else ():
+            if (model.folder, name) not in digests:
+                digests[model.folder, name] = digest_as(model.folder, name)
+            if digests[model.folder, name] == digest:
+                return model
+        return None
+
+    evaluations = {folder for folder in _folders_with(EVALUATION_FILE, below) if _is_evaluation(folder)}
     for folder in [*named, *sorted(evaluations - set(named))]:
-        model = _model_of(read_record(folder), found.models)
+        model = model_of(read_record(folder))
         if model is not None:
             found.evaluations[folder] = model
         elif folder in named:
             raise SourceError(f"{_nobodys(folder, found.models)} Give the model's folder as a SOURCE, too.")
         else:
             found.left_out.append(_nobodys(folder, found.models))
-    for folder in sorted(retrievals):
-        model = _model_of(json.loads((folder / RETRIEVAL_FILE).read_text(encoding="utf-8")), found.models)
+    for folder in sorted(_folders_with(RETRIEVAL_FILE, below)):
+        model = model_of(json.loads((folder / RETRIEVAL_FILE).read_text(encoding="utf-8")))
         if model is not None:
             found.retrievals[folder] = model
         else:
             found.left_out.append(_nobodys(folder, found.models))
 
 
-def _model_of(record: dict[str, Any], models: Sequence[ModelSource]) -> ModelSource | None:
-    return next((model for model in models if model.is_measured_by(record)), None)
+def _folders_with(file: str, below: Sequence[Path]) -> set[Path]:
+    """Folders of a measurement, but for the copies beside a card and in staged repositories."""
+    folders = {path.parent for folder in below for path in folder.rglob(file)}
+    copies = (MANIFEST, Path(SOURCES_FILE).name)
+    return {folder for folder in folders if not any((folder / name).is_file() for name in copies)}
 
 
 def _nobodys(folder: Path, models: Sequence[ModelSource]) -> str:

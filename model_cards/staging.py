@@ -131,7 +131,7 @@ def _stage_datasets(
         else:
             staged.append(stage_shards(shards, folder / name, name=name, private=private))
     for evaluation, model in sources.evaluations.items():
-        name = f"{model.name}-{'adversarial' if evaluation == model.folder else evaluation.resolve().name}"
+        name = sources.name_of_examples(evaluation)
         repo_id = f"{namespace}/{model.name}"
         staged.append(
             stage_adversarial_examples(

@@ -17,7 +17,9 @@ COMMANDS = {
     ),
     "vqa-answers": ("rmcl_hub.evaluation.vqa_answer_file", "write a model's answers for VQA's server"),
     "data": ("rmcl_hub.datasets_scripts.data_command", "prepare corpora as shards, and check them"),
+    "card": ("rmcl_hub.model_cards.card_command", "write a model's card from its results files"),
     "push": ("rmcl_hub.model_cards.push", "publish models, data, metrics and results on the Hub"),
+    "submit": ("rmcl_hub.model_cards.submit", "check leaderboard rows and open a pull request"),
     "rescore": ("rmcl_hub.evaluation.rescore", "score stored adversarial examples again"),
 }
 

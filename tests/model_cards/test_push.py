@@ -309,3 +309,34 @@ def test_compare_tells_states_by_content(user, staged, push):
     weights = bytearray((repository.folder / "w.npy").read_bytes())
     weights[-1] ^= 1  # the same size
     assert compare(user, staged(files={"w.npy": bytes(weights)}), "user/toy").states["w.npy"] == "changed"
+
+
+# Sources, through the command itself
+
+
+def test_a_model_with_its_evaluation_goes_up_by_one_command_and_loads_by_id(
+    model_folder, model_record, evaluation_folder, run_against_hub
+):
+    code = """
+import sys
+from rmcl_hub import cli
+assert cli.main(["push", *sys.argv[1:], "--namespace", "user", "--tag", "v1"]) == 0
+from datasets import load_dataset
+from rmcl_hub.evaluation.provenance import model_digest
+from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
+for place, revision in ("user/model", "v1"), ("runs/push/models/model", "main"):
+    model = AutoModelForVisualQuestionAnswering.from_pretrained(place, revision=revision)
+    AutoProcessor.from_pretrained(place, revision=revision)
+    print("digest", model_digest(model))
+print("rows", load_dataset("user/rmcl-leaderboard")["rows"].num_rows)
+"""
+    shown = run_against_hub(
+        code, model_folder.name, evaluation_folder.name, "leaderboard"
+    ).stdout.splitlines()
+    assert [line.split()[1].split("/", 3)[-1] for line in shown if line.startswith("[")] == [
+        "user/model:",
+        "datasets/user/model-evaluation:",
+        "datasets/user/rmcl-leaderboard:",
+        "spaces/user/rmcl-leaderboard:",
+    ]
+    assert shown[-3:] == [f"digest {model_record['model']['digest']}"] * 2 + ["rows 2"]
