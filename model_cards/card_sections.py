@@ -193,10 +193,10 @@ def retrieval_tables(sources: CardSources) -> Iterator[dict[str, Any]]:
         yield {
             "heading": heading,
             "contamination": contamination,
+            "rows": list(_gallery_rows(file)),
             "scorer": file.get("numbers", "scorer"),
             "forwards": file.get("numbers", "forwards"),
             "seconds": file.get("seconds"),
-            "rows": list(_gallery_rows(file)),
             "attacked": list(_attacked_rows(file)) if attacked else [],
             "side": attacked["side"] if attacked else "",
             "file": file.name,
@@ -229,13 +229,13 @@ def _recalls(
     """A row per cut-off; the sizes stand beside the clean numbers."""
     for k in file.get(*path, "recall"):
         yield {
+            "recall": file.rate(*path, "recall", k),
             "gallery": gallery,
             "direction": DIRECTIONS[direction],
             "threat": threat,
             "size": file.get(*(sizes or path), "gallery_size"),
             "queries": file.get(*(sizes or path), "num_queries"),
             "k": k,
-            "recall": file.rate(*path, "recall", k),
             "chance": f"{100 * file.get(*path, 'recall', k, 'chance'):.1f}",
         }
 

@@ -180,6 +180,12 @@ def test_retrieval_names_protocol_contamination_and_attack(
     assert ["picture to text", "linf-4", "12", "12", "1", "0.0 [0.0, 24.2]", "8.3"] in attacked
     assert "coco" not in section(card.read_text(), "### vqa: embedded openpairs, test")
     check_card(model_folder)
+    (model_folder / "results" / "retrieval.json").unlink()
+    first = (
+        r"numbers\.galleries\[0\]\.text_to_image\.recall\.1\.value of results/retrieval\.json, but that file"
+    )
+    with pytest.raises(ValueError, match=first):
+        check_card(model_folder)
 
 
 def test_two_protocols_have_two_tables(model_folder, model_record, save_record):
