@@ -15,12 +15,13 @@ from PIL import Image
 from rmcl_hub.evaluation.audit_rules import Status
 from rmcl_hub.evaluation.evaluation_schema import check_record, schema_errors
 from rmcl_hub.evaluation.outcomes import OVERALL, load_outcomes
-from rmcl_hub.evaluation.protocol_data import EMBEDDED
 from rmcl_hub.evaluation.robustness import OUTCOMES_FILE, Evaluation
 from rmcl_hub.evaluation.robustness_record import EVALUATION_FILE
 
 from .evaluation_gates import check_evaluation
+from .redistribution import terms_of
 from .row_checks import FORMAT, MAX_EXAMPLES, Row, refusal, row_id
+from .staged_repository import MANIFEST, StagedRepository, describe_file
 
 NUMBERS = ("clean_accuracy", "robust_accuracy", "attack_success_rate")
 PICTURE_SIZE = 128  # pixels of the longer side: to look at, while the stored set holds them as they were
@@ -67,6 +68,7 @@ def rows_of(
             raise FileNotFoundError(
                 f"{folder / name} does not exist; give a folder that `rmcl-hub evaluate` wrote."
             )
+    _check_seal(folder)
     content = (folder / EVALUATION_FILE).read_bytes()
     record = json.loads(content)
     check_record(record)
@@ -86,6 +88,20 @@ def rows_of(
         else:
             found.refused[name] = reason
     return found
+
+
+def _check_seal(folder: Path) -> None:
+    """Of a set of adversarial examples from the Hub, the files are those that its manifest names."""
+    if not (folder / MANIFEST).is_file():
+        return
+    sealed = StagedRepository.load(folder).files
+    for name in (EVALUATION_FILE, OUTCOMES_FILE):
+        found, named = describe_file(folder / name)["sha256"], sealed.get(name, {}).get("sha256")
+        if found != named:
+            raise ValueError(
+                f"{folder / name} has SHA-256 {found}, but {MANIFEST} beside it names {named}; it was "
+                "changed after it was published: download the set again."
+            )
 
 
 def _row(record: Mapping[str, Any], name: str, model_repo: str, revision: str | None) -> Row:
@@ -129,9 +145,9 @@ def _row(record: Mapping[str, Any], name: str, model_repo: str, revision: str | 
 def _examples(record: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """A few attacked pairs, pictures made smaller.
 
-    Only of the embedded set: its licences let everybody pass its pictures on, those of the corpora do not.
+    None of a corpus whose pictures may not be passed on.
     """
-    if record["protocol"]["name"] != EMBEDDED:
+    if terms_of(record["protocol"]["corpus"]).pictures is None:
         return []
     answers = record["answers"]
 

@@ -15,7 +15,7 @@ from row_checks import ROWS_FOLDER, Row, refusal, row_file
 SOURCE_VARIABLE = "LEADERBOARD_ROWS"
 VERDICTS = ["trusted", "not converged", "non-adaptive", "unreliable"]
 MODEL, THREAT, ROW = "Model", "Threat model", "Row"
-CLEAN, ROBUST, LOW, HIGH, SUCCESS = "Clean %", "Robust %", "from", "to", "Attack success %"
+CLEAN, ROBUST, LOW, HIGH, SUCCESS = "Clean %", "Robust %", "95 % from", "95 % to", "Attack success %"
 SHARES = [CLEAN, ROBUST, LOW, HIGH, SUCCESS]
 HEADERS = [MODEL, THREAT, *SHARES, "Verdict", "Examples", ROW]
 BY_THREAT = "threat model, then robust accuracy"

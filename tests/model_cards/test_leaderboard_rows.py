@@ -17,6 +17,7 @@ from rmcl_hub.evaluation.robustness import read_evaluation
 from rmcl_hub.model_cards.evaluation_gates import check_evaluation
 from rmcl_hub.model_cards.leaderboard_rows import rows_of
 from rmcl_hub.model_cards.row_checks import SCHEMA_FILE, refusal, row_file, row_id, row_text
+from rmcl_hub.model_cards.staged_repository import StagedRepository
 
 MODEL = "someone/rmcl-vilt"
 
@@ -249,6 +250,16 @@ def test_an_outcome_changed_with_all_its_numbers_is_found(change_outcomes, chang
 
     with pytest.raises(ValueError, match="is not the worst of its attacks"):
         rows_of(change_record(follow), model_repo=MODEL)
+
+
+def test_a_published_evaluation_that_was_changed_is_found(evaluation_folder):
+    """Even where all numbers agree still: its manifest holds the hash."""
+    StagedRepository.seal("rmcl-vilt-evaluation", "dataset", evaluation_folder)
+    assert len(rows_of(evaluation_folder, model_repo=MODEL).accepted) == 2
+    path = evaluation_folder / "evaluation.json"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"evaluation.json has SHA-256 \w+, but hub-manifest.json beside it"):
+        rows_of(evaluation_folder, model_repo=MODEL)
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "outcomes.parquet"])
