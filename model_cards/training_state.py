@@ -6,8 +6,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .dataset_repository import empty_folder, write_card
-from .staged_repository import StagedRepository
+from .dataset_repository import empty_folder
+from .staged_repository import CARD, StagedRepository
 
 TRAINING_STATE = "training_state.safetensors"
 CARD_TEMPLATE = "training_state_card.md"
@@ -48,7 +48,7 @@ def stage_training_state(
         file=TRAINING_STATE,
         queue=tuple(tensors["queue"].shape),
     )
-    write_card(folder, card.data, card.text)
+    (folder / CARD).write_text(str(card), encoding="utf-8")
     return StagedRepository.seal(name, "model", folder)
 
 

@@ -73,7 +73,7 @@ class RMCLViltConfig(ViltConfig):
         self.cls_token_id = cls_token_id
         kwargs.pop("model_type", None)  # a stock checkpoint says "vilt"
         # Transformers 4 has the pipeline itself, and would ask to trust the one in the folder instead.
-        if "VisualQuestionAnsweringPipeline" in dir(transformers):
+        if transformers.__version__.startswith("4."):
             kwargs.pop("custom_pipelines", None)
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 

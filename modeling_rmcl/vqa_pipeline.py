@@ -20,6 +20,10 @@ class VisualQuestionAnsweringPipeline(Pipeline):
     Transformers.
     """
 
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+
     _load_tokenizer = True
     _load_image_processor = True
     _load_feature_extractor = False
