@@ -174,7 +174,7 @@ def _plots() -> list[gr.components.Component]:
     accuracies = {"label": "Accuracy before and under attack", "elem_id": "scatter"}
     parts = [gr.ScatterPlot(x=CLEAN, x_lim=[0, 100], color=THREAT, **accuracies, **shown), gr.HTML()]
     for norm, title in RADIUS.items():
-        label = f"Robust accuracy over the radius, {norm}"
+        label = f"Robust accuracy over the radius, {norm}: of the first six rows, as they are sorted"
         parts += [gr.LinePlot(x=title, color=MODEL, label=label, elem_id=f"curve-{norm}", **shown), gr.HTML()]
     return parts
 

@@ -31,11 +31,13 @@ def accuracy_points(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def curve_points(rows: Sequence[Row], norm: str) -> pd.DataFrame:
-    """One point per row and radius, of the rows whose curve is measured in this norm.
+    """One point per row and radius, of the first six rows whose curve is measured in this norm.
 
+    More lines than colours could not be told apart; sorting and filtering bring others to the front.
     A model that was evaluated under several threat models of the norm has one line for each.
     """
     scale = 255 if norm == "linf" else 1
+    measured = [row for row in rows if "curve" in row and row["curve"]["norm"] == norm]
     points = [
         {
             RADIUS[norm]: round(scale * epsilon, 3),
@@ -43,8 +45,7 @@ def curve_points(rows: Sequence[Row], norm: str) -> pd.DataFrame:
             INTERVAL: _interval(low, high),
             MODEL: f"{row['model']['name']}, {row['threat']['name']}",
         }
-        for row in rows
-        if "curve" in row and row["curve"]["norm"] == norm
+        for row in measured[: len(COLOURS)]
         for epsilon, robust, low, high in zip(
             *(row["curve"][key] for key in ("epsilons", "robust_accuracy", "low", "high")), strict=True
         )

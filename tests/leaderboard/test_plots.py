@@ -34,6 +34,13 @@ def test_curves_are_of_one_norm(make_row):
     assert set(pixels[MODEL]) == {"C, linf-4"}
 
 
+def test_no_more_curves_than_colours(make_row):
+    rows = [make_row(f"model {letter}") for letter in "abcdefgh"]
+    labels = [f"model {letter}, linf-4" for letter in "abcdef"]
+    assert curve_points(rows, "linf")[MODEL].unique().tolist() == labels
+    assert curve_points(rows[::-1], "linf")[MODEL].unique().tolist()[0] == "model h, linf-4"
+
+
 def test_labels_keep_their_colours_and_are_escaped(make_row):
     colours = colours_of(accuracy_points([make_row("A"), make_row("B", "words-20pct")])[THREAT])
     assert colours == {"linf-4": COLOURS[0], "words-20pct": COLOURS[1]}
