@@ -36,6 +36,7 @@ class ModelEntry(TypedDict):
         retention: attack -> "overall" -> numbers of `robustness.embedding_retention`; `robust_accuracy` is
             the share of attacked pairs that still find their own clean embedding.
         retrieval: gallery name -> `retrieval.RetrievalNumbers`.
+        weights: SHA-256 of the safetensors files that were measured, of all seeds, stages and protocols.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelEntry(TypedDict):
     tasks: dict[str, dict[str, dict[str, dict[str, AttackNumbers]]]]
     retention: NotRequired[dict[str, dict[str, AttackNumbers]]]
     retrieval: NotRequired[dict[str, Any]]
+    weights: NotRequired[list[str]]
 
 
 class Difference(TypedDict):

@@ -37,6 +37,7 @@ from .card_sources import (
 )
 from .hub_results import EVAL_RESULTS_FILE, eval_results_yaml, model_index
 from .model_heads import Head, digest_as, head_of
+from .staged_repository import describe_file
 
 CARD_FILE = "README.md"  # the name under which the Hub shows it
 TEMPLATE = "model_card.md"
@@ -147,6 +148,16 @@ def render_card(sources: CardSources, head: Head) -> dict[str, bytes]:
 
 def _check_digests(folder: Path, sources: CardSources) -> None:
     """Refuse measurements of another model."""
+    for file in sources.of("results"):
+        measured = file.content["models"].get(sources.model, {}).get("weights")
+        if measured is None:
+            continue  # older files do not say what they measured
+        for path in sorted(folder.glob("*.safetensors")):
+            if (found := describe_file(path)["sha256"]) not in measured:
+                raise ValueError(
+                    f"{file.name} is about other weights: {path.name} of {folder.name} has the SHA-256 "
+                    f"{found[:16]}..., none of those measured as {sources.model!r}; give its own file."
+                )
     digests: dict[str, str] = {}
     for file in sources.of("evaluation", "retrieval"):
         measured = file.get("model")

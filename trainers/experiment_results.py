@@ -13,6 +13,7 @@ from rmcl_hub.evaluation.compare import RETENTION, compare_models, count_conclus
 from rmcl_hub.evaluation.outcomes import OVERALL, Outcome, load_outcomes, summarise
 from rmcl_hub.evaluation.provenance import code_revision, library_versions
 from rmcl_hub.evaluation.results import Comparison, Curve, Example, ModelEntry, Results
+from rmcl_hub.model_cards.staged_repository import describe_file
 
 from .experiment import ARMS, COMBINED_SUFFIX, STAGE_FILE
 from .recipe import ExperimentRecipe
@@ -147,6 +148,12 @@ def _model_entry(recipe: ExperimentRecipe, seeds: Mapping[int, Path], arm: str) 
         tasks=tasks,
         retention=summarise(_outcomes(seeds, arm)),
         retrieval=_read(next(iter(seeds.values())) / arm / "representation.json")["retrieval"],
+        weights=[
+            describe_file(path)["sha256"]
+            for folder in seeds.values()
+            for stage in (arm, *(f"{arm}-{protocol}" for protocol in recipe.protocols))
+            for path in sorted((folder / stage).glob("*.safetensors"))
+        ],
     )
 
 

@@ -20,7 +20,7 @@ from rmcl_hub.model_cards import refusals
 from rmcl_hub.model_cards.card_sources import CardSources, ResultsFile, collect_sources, recorded_sources
 from rmcl_hub.model_cards.model_card import check_card, render_card, write_card
 from rmcl_hub.model_cards.model_heads import HEADS, digest_as, head_of
-from rmcl_hub.model_cards.staged_repository import StagedRepository
+from rmcl_hub.model_cards.staged_repository import StagedRepository, describe_file
 
 ROOT = Path(__file__).parents[2]
 ROBUST = "threats.linf-4.numbers.overall.robust_accuracy"
@@ -439,6 +439,15 @@ def test_a_record_of_other_weights_is_noticed_later(card, save_model):
         shutil.copy(other / file, card.parent / file)
     with pytest.raises(ValueError, match="is about another model"):
         check_card(card.parent)
+
+
+def test_an_experiment_with_other_weights_is_refused(model_folder, results, save_record):
+    own = describe_file(model_folder / "model.safetensors")["sha256"]
+    results["models"]["rmcl"]["weights"] = ["0" * 64]
+    with pytest.raises(ValueError, match=rf"results.json is about other weights: .* {own[:16]}.* 'rmcl'"):
+        write_card(model_folder, results=save_record(results, "run", "results.json"))
+    results["models"]["rmcl"]["weights"].append(own)
+    assert write_card(model_folder, results=save_record(results, "run", "results.json")).is_file()
 
 
 def test_the_class_of_a_record_must_be_one_of_ours(model_folder):

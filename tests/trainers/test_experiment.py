@@ -1,5 +1,6 @@
 """The whole experiment on a few examples: what it writes, that it resumes, and that its control is fair."""
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -51,6 +52,11 @@ def test_writes_results_report_and_a_model_that_loads(run):
     assert set(results["models"]) == {"control", "rmcl"}
     assert {row["protocol"] for row in results["comparisons"]} == {"frozen", "finetuned", ""}
     assert results["comparisons"][0]["num_examples"] == 6
+    for arm, entry in results["models"].items():
+        files = sorted((run / "seed-0").glob(f"{arm}*/model.safetensors"))
+        hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        assert sorted(entry["weights"]) == sorted(hashes)
+        assert len(set(hashes)) == 3
     assert "<svg" in (run / "report.html").read_text()
     assert (run / "model" / "README.md").is_file()
     assert AutoModel.from_pretrained(run / "model").config.hidden_size == 32
