@@ -29,7 +29,7 @@ test-leaderboard: .venv-leaderboard/.installed ## Run the tests of the leaderboa
 	.venv-leaderboard/bin/python -m pytest --confcutdir=tests/leaderboard tests/leaderboard
 
 docs: install ## Build the documentation site into build/site; a warning is an error
-	.venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 lint: install ## Check style and formatting
 	.venv/bin/ruff check .
