@@ -11,7 +11,9 @@ from .leaked_text import without_secrets
 
 # huggingface_hub speaks through requests, httpx or httpx2, by its version; failures of the connection are
 # of the same family as its own error, whose bases are named here without naming the library.
-HTTP_ERRORS = tuple(base for base in HfHubHTTPError.__mro__ if base.__module__ != "builtins")
+HTTP_ERRORS: tuple[type[Exception], ...] = tuple(
+    base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base.__module__ != "builtins"
+)
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE); unset it, or stay here with --dry-run."
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 SENTENCES = {

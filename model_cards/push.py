@@ -98,7 +98,10 @@ def push(
             check_target(api, change, private=private, tag=tag)
     _say(*_plan_lines(changes, private), *staging.notes)
     if dry_run:
-        _say(f"Dry run: nothing was sent. The repositories are staged in {output_dir}.")
+        _say(
+            f"Dry run: nothing was sent. The repositories are staged in {output_dir}, where `from_pretrained` "
+            "and `load_dataset` take their folders."
+        )
         return
     for number, change in enumerate(changes, start=1):
         commit = upload(api, change, private=private, revision=revision, tag=tag)

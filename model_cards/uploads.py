@@ -233,7 +233,8 @@ def _state(remote: Any, local: Path | bytes, entry: dict[str, Any]) -> str:
     if remote is None:
         return "new"
     if remote.lfs is not None:
-        is_same = remote.lfs.sha256 == (entry.get("sha256") or hashlib.sha256(local).hexdigest())
+        sha256 = hashlib.sha256(local).hexdigest() if isinstance(local, bytes) else entry["sha256"]
+        is_same = remote.lfs.sha256 == sha256
     else:
         content = local if isinstance(local, bytes) else local.read_bytes()
         is_same = remote.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
