@@ -99,8 +99,8 @@ def push(
     _say(*_plan_lines(changes, private), *staging.notes)
     if dry_run:
         _say(
-            f"Dry run: nothing was sent. The repositories are staged in {output_dir}, where `from_pretrained` "
-            "and `load_dataset` take their folders."
+            f"Dry run: nothing was sent. The repositories are staged in {output_dir}; `from_pretrained` and "
+            "`load_dataset` take their folders."
         )
         return
     for number, change in enumerate(changes, start=1):
