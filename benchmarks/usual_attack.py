@@ -219,12 +219,13 @@ class UsualStep:
             for name in ("pixel_values", "pixel_mask")
         }
         embeddings = self.embed(model, {**image, **self.encode([" ".join(words) for words in candidates])})
-        return losses(embeddings, torch.full((len(candidates),), row))
+        # embedded together, but the loss of each for itself
+        return torch.cat([losses(embedding[None], torch.tensor([row])) for embedding in embeddings])
 
 
 def info_nce(query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
-    """MoCo's loss per pair `(batch,)`."""
-    logits = torch.cat([(query * key).sum(dim=1, keepdim=True), query @ queue.T], dim=1) / TEMPERATURE
+    """MoCo's loss per pair `(batch,)`; as in MoCo's published code every call has a copy of the queue."""
+    logits = torch.cat([(query * key).sum(dim=1, keepdim=True), query @ queue.clone().T], dim=1) / TEMPERATURE
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long), reduction="none")
 
 
