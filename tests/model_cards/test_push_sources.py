@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from rmcl_hub.model_cards import dataset_repository
 from rmcl_hub.model_cards.push_sources import KINDS, SourceError, check_namespace, recognise_sources
 from rmcl_hub.model_cards.refusals import check
 from rmcl_hub.model_cards.staged_repository import MANIFEST, StagedRepository
@@ -179,3 +180,33 @@ def test_a_folder_that_no_push_staged_is_not_replaced(measured, tmp_path):
     ):
         stage_sources(recognise_sources([str(path) for path in measured]), tmp_path / "push", "user")
     assert (tmp_path / "push" / "models" / "model" / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("options", "called"),
+    [
+        ({}, ("stage_shards", {"name": "coco", "private": False})),
+        ({"private": True}, ("stage_shards", {"name": "coco", "private": True})),
+        ({"without_pictures": True}, ("stage_annotations", {"name": "coco"})),
+    ],
+)
+def test_shards_are_staged_as_their_licence_is_asked_for(options, called, tmp_path, monkeypatch):
+    (tmp_path / "coco" / "data").mkdir(parents=True)
+    (tmp_path / "coco" / "manifest.json").write_text("{}")
+    calls = []
+
+    def stands_in(function):
+        def stage(shards, folder, **given):
+            calls.append((function, given))
+            folder.mkdir(parents=True)
+            (folder / "README.md").write_text(str(shards.name))
+            return StagedRepository.seal(given["name"], "dataset", folder)
+
+        return stage
+
+    for function in ("stage_shards", "stage_annotations"):
+        monkeypatch.setattr(dataset_repository, function, stands_in(function))
+    sources = recognise_sources([str(tmp_path / "coco")])
+    (staged,) = stage_sources(sources, tmp_path / "push", "user", **options).repositories
+    assert calls == [called]
+    assert staged.folder == tmp_path / "push" / "datasets" / "coco"
