@@ -8,6 +8,7 @@ from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+expect.set_options(timeout=20_000)  # milliseconds, for machines that do much else
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def page(request, browser, served):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(served)
-    expect(page.get_by_role("gridcell").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("gridcell").first).to_be_visible()
     choose(page, "Task", "vqa")
     choose(page, "Protocol", "embedded openpairs")
     expect(page.get_by_role("gridcell", name="Barlow <b>Twins</b>")).to_be_visible()
