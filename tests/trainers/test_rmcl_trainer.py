@@ -5,6 +5,9 @@ from weakref import WeakSet
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from torch.testing import assert_close
 from transformers import TrainerCallback, TrainingArguments
 
@@ -327,6 +330,22 @@ def test_evaluation_leaves_the_queue_alone(build_trainer, moco_model, clean_batc
     trainer.compute_loss(moco_model, clean_batch)
     trainer.end_step()
     assert trainer.key_branch.queue_pointer == 8
+
+
+def test_compiled_forwards_train_alike(build_trainer, moco_model, monkeypatch, tmp_path):
+    """What the compiler generates is not run, which would take minutes: only what it traces."""
+    weights = {}
+    for backend in (None, "eager"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # Transformers sets it, for good
+        trainer = build_trainer(copy.deepcopy(moco_model), torch_compile_backend=backend, max_steps=2)
+        counters.clear()
+        trainer.train()
+        assert (counters["stats"]["unique_graphs"] > 0) == (backend is not None)
+        trainer.save_model(str(tmp_path / "model"))
+        weights[backend] = load_file(tmp_path / "model" / "model.safetensors")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert_close(weights["eager"], weights[None], atol=1e-6, rtol=1e-5)
 
 
 def test_an_evaluation_has_the_loss_of_its_batches(build_trainer, moco_model, pairs, processor):
