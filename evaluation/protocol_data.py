@@ -1,5 +1,6 @@
 """What a protocol tests on: rows of the embedded set or of a prepared corpus, and how a record names them."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -74,13 +75,16 @@ class ProtocolData:
     def entry(self) -> ProtocolEntry:
         """For the record."""
         galleries = self.protocol.galleries if self.task == "retrieval" else ()
+        location = self.location
+        if location is not None and "://" not in location:
+            location = os.path.relpath(location)  # records are published, folders of this machine are not
         return {
             "name": self.protocol.name,
             "corpus": self.protocol.corpus,
             "splits": list(self.protocol.test),
             "galleries": [{"size": gallery.size, "count": gallery.count} for gallery in galleries],
             "contamination": self.protocol.contamination,
-            "location": self.location,
+            "location": location,
         }
 
 

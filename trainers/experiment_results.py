@@ -51,7 +51,7 @@ def collect_results(recipe: ExperimentRecipe, folder: Path) -> Results:
     return Results(
         title=f"RMCL against plain continued pre-training: {folder.name}",
         summary=[count_conclusions(comparisons)],
-        config=asdict(recipe),
+        config=_settings(asdict(recipe)),
         seeds=recipe.seeds,
         versions=library_versions(),
         revision={"git": code_revision(), "data": _data_digest()},
@@ -66,6 +66,17 @@ def collect_results(recipe: ExperimentRecipe, folder: Path) -> Results:
         examples=list(_examples(recipe, first)),
         notes=NOTES,
     )
+
+
+def _settings(config: Any) -> Any:
+    """A recipe without folders of this machine: results are published, and those mean nothing elsewhere."""
+    if not isinstance(config, dict):
+        return config
+    settings = {key: _settings(value) for key, value in config.items() if key != "output_dir"}
+    start = settings.get("init_from")
+    if start and Path(start).is_absolute():
+        settings["init_from"] = Path(start).name
+    return settings
 
 
 def result_table(results: Results) -> str:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from rmcl_hub.datasets_scripts.openpairs import load_openpairs
@@ -20,7 +22,7 @@ class TestLoadProtocolData:
             "splits": ["test"],
             "galleries": [{"size": 1000, "count": 5}, {"size": 5000, "count": 1}],
             "contamination": "",
-            "location": str(coco),
+            "location": os.path.relpath(coco),
         }
         assert isinstance(data.train, PreparedSplits)
         assert data.train.splits == ("train", "restval")

@@ -52,6 +52,7 @@ def test_writes_results_report_and_a_model_that_loads(run):
     assert set(results["models"]) == {"control", "rmcl"}
     assert {row["protocol"] for row in results["comparisons"]} == {"frozen", "finetuned", ""}
     assert results["comparisons"][0]["num_examples"] == 6
+    assert str(run.parent) not in json.dumps(results), "published results name no folder of this machine"
     for arm, entry in results["models"].items():
         files = sorted((run / "seed-0").glob(f"{arm}*/model.safetensors"))
         hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
