@@ -61,6 +61,7 @@ def stage_sources(
         root = Path(folder)
         fresh = [
             *(_stage_model(model, sources, root, namespace) for model in sources.models),
+            *_stage_training_states(sources, root, namespace, staging.notes),
             *_stage_datasets(sources, root, namespace, private, without_pictures),
             *(stage_metrics(root / "spaces", namespace=namespace) if "metrics" in sources.words else []),
             *_stage_leaderboard(sources, root, namespace, staging.notes),
@@ -94,6 +95,26 @@ def _stage_model(model: ModelSource, sources: PushSources, root: Path, namespace
     write_card(folder, model=model.key, repo_id=f"{namespace}/{model.name}", **measurements)
     check_card(folder)
     return StagedRepository.seal(model.name, "model", folder, staged.manifest["sources"])
+
+
+def _stage_training_states(
+    sources: PushSources, root: Path, namespace: str, notes: list[str]
+) -> list[StagedRepository]:
+    """Momentum encoder and queue of models that are checkpoints, each in a repository of its own."""
+    from .training_state import STATE_FILE, stage_training_state
+
+    staged = []
+    for model in sources.models:
+        name, repo_id = f"{model.name}-training-state", f"{namespace}/{model.name}"
+        if (model.folder / STATE_FILE).is_file():
+            try:
+                folder = root / "models" / name
+                staged.append(
+                    stage_training_state(model.folder / STATE_FILE, folder, name=name, model_repo=repo_id)
+                )
+            except ValueError as error:  # Barlow Twins has none
+                notes.append(str(error))
+    return staged
 
 
 def _control_of(model: ModelSource, evaluations: Sequence[Path], sources: PushSources) -> Path | None:

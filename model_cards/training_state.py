@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from .dataset_repository import empty_folder
 from .staged_repository import CARD, StagedRepository
 
+STATE_FILE = "rmcl_state.pt"  # as trainers.rmcl_trainer saves it in a checkpoint
 TRAINING_STATE = "training_state.safetensors"
 CARD_TEMPLATE = "training_state_card.md"
 

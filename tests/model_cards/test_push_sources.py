@@ -11,6 +11,7 @@ from rmcl_hub.model_cards.push_sources import KINDS, SourceError, check_namespac
 from rmcl_hub.model_cards.refusals import check
 from rmcl_hub.model_cards.staged_repository import MANIFEST, StagedRepository
 from rmcl_hub.model_cards.staging import stage_sources
+from rmcl_hub.model_cards.training_state import STATE_FILE, TRAINING_STATE, read_training_state
 from rmcl_hub.modeling_rmcl import RMCLViltForQuestionAnswering
 
 
@@ -170,6 +171,26 @@ def test_rows_that_the_board_refuses_are_told_and_the_rest_goes_on(measured, mod
     staging = stage_sources(recognise_sources([str(model), str(evaluation)]), tmp_path / "push", "user")
     assert {staged.name for staged in staging.repositories} >= {"model"}
     assert any("gets no row on the leaderboard: " in note for note in staging.notes)
+
+
+def test_a_checkpoint_brings_its_training_state_in_a_repository_of_its_own(measured, tmp_path):
+    model, evaluation = measured
+    key_branch = {"queue": torch.randn(4, 8), "queue_pointer": torch.tensor(2)}
+    torch.save({"key_branch": key_branch, "encoder_passes": 7}, model / STATE_FILE)
+    staging = stage_sources(recognise_sources([str(model), str(evaluation)]), tmp_path / "push", "user")
+    staged = {staged.name: staged for staged in staging.repositories if staged.repo_type == "model"}
+    assert list(staged) == [model.name, f"{model.name}-training-state"]
+    assert not [path for path in staged[model.name].files if "state" in path]
+    state = read_training_state(
+        tmp_path / "push" / "models" / f"{model.name}-training-state" / TRAINING_STATE
+    )
+    assert state["encoder_passes"] == 7
+    assert torch.equal(state["key_branch"]["queue"], key_branch["queue"])
+
+    torch.save({"key_branch": None, "encoder_passes": 7}, model / STATE_FILE)  # of Barlow Twins
+    staging = stage_sources(recognise_sources([str(model), str(evaluation)]), tmp_path / "push", "user")
+    assert [staged.name for staged in staging.repositories if staged.repo_type == "model"] == [model.name]
+    assert "holds no momentum encoder and queue" in " ".join(staging.notes)
 
 
 def test_a_folder_that_no_push_staged_is_not_replaced(measured, tmp_path):
