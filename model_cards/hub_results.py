@@ -24,6 +24,7 @@ EVAL_RESULTS_FILE = f".eval_results/{EMBEDDED}.yaml"
 BENCHMARK_TASKS = ("vqa", "nlvr2")
 BENCHMARK_SPLIT = "test"
 BENCHMARK_THREATS = ("linf-4", "words-20pct", "typos-1", "joint-linf-4-words-20pct")
+HUB_TASKS = {"vqa": "visual-question-answering"}  # others have no name there
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def model_index(sources: CardSources) -> list[EvalResult]:
     namespace = _namespace(sources.repo_id)
     return [
         EvalResult(
-            task_type=number.task,
+            task_type=HUB_TASKS.get(number.task, number.task),
             task_name=number.task,
             dataset_type=_dataset_id(number.protocol, namespace),
             dataset_name=describe_protocol(number.protocol) or "rows of the evaluator",

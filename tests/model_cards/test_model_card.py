@@ -122,6 +122,7 @@ def test_metadata_is_what_the_hub_reads(card, model_record):
     assert found["clean accuracy"] == round(100 * numbers["clean_accuracy"]["value"], 2)
     header = yaml.safe_load(card.read_text().split("---")[1])
     assert header["model-index"][0]["name"] == "robust"
+    assert {row["task"]["type"] for row in header["model-index"][0]["results"]} == {data.pipeline_tag}
 
 
 def test_tables_hold_the_audited_numbers_with_their_verdicts(card, model_record):
