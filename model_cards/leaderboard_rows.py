@@ -120,7 +120,7 @@ def _row(record: Mapping[str, Any], name: str, model_repo: str, revision: str | 
             "location": location if location.startswith("hf://") else None,
         },
         "model": {
-            "name": record.get("name", model["class"]),
+            "name": model_repo,  # many folders are called "finetuned"
             "repo": model_repo,
             "revision": revision,
             **{key: model[key] for key in ("class", "digest")},
