@@ -6,6 +6,7 @@ import io
 import lzma
 import pickletools
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -83,10 +84,12 @@ def _is_pickle(head: bytes) -> bool:
     """Whether bytes are a pickle, or begin one: a loader runs what stands before the place where it fails."""
     found = set()
     try:
-        for opcode, argument, _ in pickletools.genops(head):
-            if opcode.name == "PROTO" and not 2 <= int(argument or 0) <= 5:
-                return False
-            found.add(opcode.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in what is no pickle
+            for opcode, argument, _ in pickletools.genops(head):
+                if opcode.name == "PROTO" and not 2 <= int(argument or 0) <= 5:
+                    return False
+                found.add(opcode.name)
     except (OverflowError, UnicodeDecodeError, ValueError):
         # Text often begins with a letter that is an opcode; only a header tells that it was meant as one.
         return "PROTO" in found and len(found) > 1

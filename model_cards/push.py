@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     """Push as the command line says.
 
     Returns:
-        0, or 1 if something was refused or failed.
+        0, 1 if something was refused or failed, or 130 after Ctrl-C.
 
     Raises:
         SystemExit: With status 2 for arguments that cannot be meant.
@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except (HubError, OSError, ValueError) as error:
         sys.stderr.write(clean(f"rmcl-hub push: {error}\n"))
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("rmcl-hub push: interrupted; the same command goes on where this one ended.\n")
+        return 130
     return 0
 
 

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from rmcl_hub.model_cards import push as push_module
+from rmcl_hub.model_cards import uploads
 from rmcl_hub.model_cards.push import main
 from rmcl_hub.model_cards.staged_repository import MANIFEST, StagedRepository
 from rmcl_hub.model_cards.uploads import compare
@@ -229,6 +230,15 @@ def test_a_dry_run_needs_neither_network_nor_token(staged, push, monkeypatch, ca
     assert "offline mode is on (HF_HUB_OFFLINE)" in shown
     assert "not compared with the Hub" in shown
     assert "of it to send" not in shown
+
+
+def test_an_interrupted_push_says_that_it_can_go_on(user, staged, push, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uploads, "upload", interrupt)
+    assert push(staged()) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
 
 
 def test_long_folders_are_listed_as_one_line(staged, push, monkeypatch, capsys):
