@@ -28,9 +28,8 @@ from .adversarial_rows import adversarial_tables, features_of
 from .hub_results import benchmark_yaml
 from .parquet_configs import ParquetConfigs
 from .redistribution import picture_licence, text_licence, why_private
-from .staged_repository import StagedRepository, describe_file
+from .staged_repository import CARD, StagedRepository, describe_file
 
-CARD_FILE = "README.md"
 OPENPAIRS_FILES = {
     "openmoji": ("train", "validation", "test"),
     "openclipart": ("train",),
@@ -57,7 +56,7 @@ def stage_openpairs(output_dir: str | Path, *, namespace: str = "USER") -> Stage
         }
         configs.write(config, openpairs.FEATURES[config], tables)
     packaged = files("rmcl_hub.datasets_scripts").joinpath("openpairs")
-    card = DatasetCard(packaged.joinpath(CARD_FILE).read_text(encoding="utf-8"))
+    card = DatasetCard(packaged.joinpath(CARD).read_text(encoding="utf-8"))
     metadata = {key: value for key, value in card.data.to_dict().items() if key != "configs"}
     write_card(folder, configs.card_data(**metadata), card.text.replace("USER/", f"{namespace}/"))
     for name in ("LICENSE.md", *(f"LICENSE-{source}.md" for source in OPENPAIRS_FILES)):
@@ -81,7 +80,7 @@ def _write_authors(path: Path) -> None:
 
 def write_card(folder: Path, metadata: DatasetCardData, text: str) -> None:
     """Write a repository's card."""
-    (folder / CARD_FILE).write_text(f"---\n{metadata.to_yaml()}\n---\n\n{text.lstrip()}", encoding="utf-8")
+    (folder / CARD).write_text(f"---\n{metadata.to_yaml()}\n---\n\n{text.lstrip()}", encoding="utf-8")
 
 
 def empty_folder(path: str | Path) -> Path:

@@ -37,9 +37,8 @@ from .card_sources import (
 )
 from .hub_results import EVAL_RESULTS_FILE, eval_results_yaml, model_index
 from .model_heads import Head, digest_as, head_of
-from .staged_repository import describe_file
+from .staged_repository import CARD, describe_file
 
-CARD_FILE = "README.md"  # the name under which the Hub shows it
 TEMPLATE = "model_card.md"
 TAGS = ["rmcl", "vilt", "adversarial-robustness", "contrastive-learning", "vision-and-language"]
 
@@ -95,11 +94,11 @@ def write_card(
     rendered = render_card(sources, head)
     for path in set(written_files(folder)) - set(rendered):
         (folder / path).unlink(missing_ok=True)
-    card = rendered.pop(CARD_FILE)
+    card = rendered.pop(CARD)
     for path, content in rendered.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
-    return write_atomically(folder / CARD_FILE, card.decode())
+    return write_atomically(folder / CARD, card.decode())
 
 
 def check_card(folder: str | Path) -> None:
@@ -114,14 +113,14 @@ def check_card(folder: str | Path) -> None:
     """
     folder = Path(folder)
     head = head_of(folder)
-    if not (folder / CARD_FILE).is_file():
-        raise FileNotFoundError(f"{folder} has no {CARD_FILE}; write it with `rmcl-hub card`.")
+    if not (folder / CARD).is_file():
+        raise FileNotFoundError(f"{folder} has no {CARD}; write it with `rmcl-hub card`.")
     sources = recorded_sources(folder)
     _check_digests(folder, sources)
     remedy = "measure it, or render the card again with `rmcl-hub card`."
     rendered = render_card(sources, head)
     for path, content in rendered.items():
-        if path == CARD_FILE:
+        if path == CARD:
             _check_lines((folder / path).read_text(encoding="utf-8"), content.decode(), remedy)
         elif not (folder / path).is_file() or (folder / path).read_bytes() != content:
             raise ValueError(f"{path} is not what the results files say; {remedy}")
@@ -135,13 +134,13 @@ def render_card(sources: CardSources, head: Head) -> dict[str, bytes]:
     """
     body = _body(sources, head)
     card = ModelCard(f"---\n{_metadata(sources, head).to_yaml()}\n---\n\n{body}")
-    rendered = {CARD_FILE: str(card).encode()}
+    rendered = {CARD: str(card).encode()}
     for pair in attacked_pairs(sources):
         rendered |= pair.contents
     entries = eval_results_yaml(sources)
     if entries is not None:
         rendered[EVAL_RESULTS_FILE] = entries.encode()
-    derived = [path for path in rendered if path != CARD_FILE]
+    derived = [path for path in rendered if path != CARD]
     rendered |= {file.name: file.data for file in sources.files}
     return {**rendered, SOURCES_FILE: sources.to_json(derived).encode()}
 
@@ -240,9 +239,9 @@ def _check_lines(card: str, rendered: str, remedy: str) -> None:
         if kind == "equal":
             continue
         if i == j:
-            raise ValueError(f"{CARD_FILE} lacks {expected[k]!r}, which the results files say; {remedy}")
+            raise ValueError(f"{CARD} lacks {expected[k]!r}, which the results files say; {remedy}")
         instead = f", but {expected[k]!r}" if k < end else ""
-        raise ValueError(f"{CARD_FILE} says {here[i]!r}, which no results file says{instead}; {remedy}")
+        raise ValueError(f"{CARD} says {here[i]!r}, which no results file says{instead}; {remedy}")
 
 
 def _lines_with_numbers(card: str) -> list[str]:

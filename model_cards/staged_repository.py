@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from rmcl_hub.evaluation.results import write_atomically
 
-CARD = "README.md"
+CARD = "README.md"  # the name under which the Hub shows it
 MANIFEST = "hub-manifest.json"
 FORMAT = "rmcl-hub-manifest/1"
 RepoType = Literal["model", "dataset", "space"]

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import BertTokenizerFast, ViltImageProcessor, ViltProcessor
 
 from rmcl_hub import modeling_rmcl
@@ -111,3 +113,11 @@ def save_record(tmp_path):
         return folder
 
     return save
+
+
+@pytest.fixture
+def user(loopback_hub, monkeypatch):
+    """Acts as "user" in this process; repeats requests at once instead of after seconds."""
+    monkeypatch.setenv("HF_TOKEN", loopback_hub.token("user"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return HfApi(endpoint=loopback_hub.endpoint, token=loopback_hub.token("user"))

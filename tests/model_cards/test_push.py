@@ -1,12 +1,10 @@
 """`rmcl-hub push` against a Hub on loopback: what is there afterwards is what was staged, nothing else."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import HfApi
 
 from rmcl_hub.model_cards import push as push_module
 from rmcl_hub.model_cards import uploads
@@ -15,14 +13,6 @@ from rmcl_hub.model_cards.staged_repository import MANIFEST, StagedRepository
 from rmcl_hub.model_cards.uploads import compare
 
 CARD = "---\nlicense: mit\n---\n# Toy\n"
-
-
-@pytest.fixture
-def user(loopback_hub, monkeypatch):
-    """Acts as "user" in this process; repeats requests at once instead of after seconds."""
-    monkeypatch.setenv("HF_TOKEN", loopback_hub.token("user"))
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    return HfApi(endpoint=loopback_hub.endpoint, token=loopback_hub.token("user"))
 
 
 @pytest.fixture

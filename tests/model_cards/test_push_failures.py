@@ -2,11 +2,10 @@
 
 import logging
 import re
-import time
 
 import numpy as np
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import constants
 
 from rmcl_hub.model_cards.hub_errors import HubError, clean, explained, filter_logs
 from rmcl_hub.model_cards.push import main
@@ -15,14 +14,6 @@ from rmcl_hub.model_cards.uploads import compare, upload, verify
 
 CARD = "---\nlicense: mit\n---\n# Toy\n"
 COMMIT, LARGE, CREATE = "/commit/", "/__lfs__/", "/api/repos/create"
-
-
-@pytest.fixture
-def api(loopback_hub, monkeypatch):
-    """Acts as "user" in this process; repeats requests at once instead of after seconds."""
-    monkeypatch.setenv("HF_TOKEN", loopback_hub.token("user"))
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    return HfApi(endpoint=loopback_hub.endpoint, token=loopback_hub.token("user"))
 
 
 @pytest.fixture
@@ -53,15 +44,15 @@ def push(repositories, tmp_path):
     return run
 
 
-def assert_complete(api, repositories, hub):
+def assert_complete(user, repositories, hub):
     """The listing equals the manifest, one commit of each repository is ours, each large file came once."""
     for staged in repositories:
         repo_id = f"user/{staged.name}"
-        held = api.list_repo_tree(repo_id, repo_type=staged.repo_type, recursive=True)
+        held = user.list_repo_tree(repo_id, repo_type=staged.repo_type, recursive=True)
         sizes = {entry.path: entry.size for entry in held if entry.path != ".gitattributes"}
         manifest = (staged.folder / MANIFEST).stat().st_size
         assert sizes == {MANIFEST: manifest, **{path: entry["size"] for path, entry in staged.files.items()}}
-        titles = [commit.title for commit in api.list_repo_commits(repo_id, repo_type=staged.repo_type)]
+        titles = [commit.title for commit in user.list_repo_commits(repo_id, repo_type=staged.repo_type)]
         assert [title.startswith("Push ") for title in titles] == [True, False]
     stored = [
         entry["path"].split("?")[0]
@@ -122,7 +113,7 @@ FAULTS = {
 
 @pytest.mark.parametrize(("faults", "message"), FAULTS.values(), ids=FAULTS)
 def test_a_repeated_push_completes_what_a_failure_left(
-    faults, message, api, repositories, push, loopback_hub, capsys
+    faults, message, user, repositories, push, loopback_hub, capsys
 ):
     loopback_hub.add_faults(faults)
     status = push()
@@ -137,11 +128,11 @@ def test_a_repeated_push_completes_what_a_failure_left(
     assert loopback_hub.token("user") not in shown.out + shown.err
     loopback_hub.faults.clear()
     assert push() == 0
-    assert_complete(api, repositories, loopback_hub)
+    assert_complete(user, repositories, loopback_hub)
     assert "could not" not in capsys.readouterr().err
 
 
-def test_what_is_done_is_told_before_the_failure(api, push, loopback_hub, capsys):
+def test_what_is_done_is_told_before_the_failure(user, push, loopback_hub, capsys):
     loopback_hub.add_faults([{"path": CREATE, "skip": 1, "kind": 500, "count": 99}])
     assert push() == 1
     shown = capsys.readouterr()
@@ -154,30 +145,30 @@ def test_what_is_done_is_told_before_the_failure(api, push, loopback_hub, capsys
     assert "/user/rows: pushed" in told
 
 
-def test_a_push_that_was_committed_by_another_run_is_noticed(api, repositories, loopback_hub):
+def test_a_push_that_was_committed_by_another_run_is_noticed(user, repositories, loopback_hub):
     staged = repositories[0]
-    changes = compare(api, staged, "user/net")
-    upload(api, changes)
+    changes = compare(user, staged, "user/net")
+    upload(user, changes)
     (staged.folder / "rows.json").write_text("[9]")
-    changes = compare(api, StagedRepository.seal("net", "model", staged.folder), "user/net")
-    api.upload_file(path_or_fileobj=b"x", path_in_repo="other.md", repo_id="user/net")
+    changes = compare(user, StagedRepository.seal("net", "model", staged.folder), "user/net")
+    user.upload_file(path_or_fileobj=b"x", path_in_repo="other.md", repo_id="user/net")
     with pytest.raises(HubError, match="could not send user/net: somebody changed it meanwhile"):
-        upload(api, changes)
+        upload(user, changes)
 
 
-def test_verification_names_what_differs(api, repositories, loopback_hub):
+def test_verification_names_what_differs(user, repositories, loopback_hub):
     staged = repositories[0]
-    changes = compare(api, staged, "user/net")
-    commit = upload(api, changes)
-    verify(api, changes, commit)
+    changes = compare(user, staged, "user/net")
+    commit = upload(user, changes)
+    verify(user, changes, commit)
     (staged.folder / "rows.json").write_text("[9]")
     with pytest.raises(
         HubError, match=r"user/net does not hold what was sent: rows.json .*was the folder changed"
     ):
-        verify(api, changes, commit)
-    api.delete_file("0.npy", "user/net")
+        verify(user, changes, commit)
+    user.delete_file("0.npy", "user/net")
     with pytest.raises(HubError, match=r"what was sent: 0.npy, rows.json are missing or differ"):
-        verify(api, changes, api.repo_info("user/net").sha)
+        verify(user, changes, user.repo_info("user/net").sha)
 
 
 # Before any work: login, namespace, offline mode
@@ -201,7 +192,7 @@ def test_a_wrong_token_is_told_and_not_shown(push, loopback_hub, monkeypatch, ca
     assert wrong not in error
 
 
-@pytest.mark.usefixtures("api")
+@pytest.mark.usefixtures("user")
 def test_somebody_elses_namespace_is_refused_at_once(repositories, loopback_hub, capsys):
     assert main([str(repositories[0].folder), "--namespace", "other"]) == 1
     assert "the token is user's, who may write to user, not to other; choose one" in capsys.readouterr().err
@@ -219,7 +210,7 @@ def test_offline_mode_needs_a_dry_run(push, loopback_hub, monkeypatch, capsys):
     assert loopback_hub.requests == []
 
 
-def test_a_hub_that_is_not_there(push, loopback_hub, api, monkeypatch, capsys):
+def test_a_hub_that_is_not_there(push, loopback_hub, user, monkeypatch, capsys):
     loopback_hub.shutdown()
     loopback_hub.server_close()
     assert push() == 1
